@@ -1,0 +1,66 @@
+"""A coupling: which source sample meets which data sample.
+
+    pair(x0, x1, cond0, cond1) -> (i0, i1): x0[i0[k]] travels to x1[i1[k]]
+
+Indices, not samples, are returned, so conditions and labels follow their samples, and nothing is dropped or doubled
+where the plan is a permutation.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from fmkit.errors import ArgumentError
+from fmkit.parts import Part
+from fmkit.shapes import check_data, check_finite
+from fmkit.sources import Source
+
+
+class Coupling(Part):
+    """The base class of every coupling. A subclass implements `pair`."""
+
+    group: ClassVar[str] = "fmkit.couplings"
+
+    @property
+    def independent(self) -> bool:
+        """Whether x0 and x1 stay independent: what score conversions rest on."""
+        return False
+
+    @abc.abstractmethod
+    def pair(
+        self,
+        x0: Tensor,
+        x1: Tensor,
+        cond0: Any = None,
+        cond1: Any = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Indices (i0, i1), int64 on the device of the samples: rows of x0 and the rows of x1 they meet.
+
+        Args:
+            x0: `(B, *event)` source samples.
+            x1: `(B, *event)` data samples.
+            cond0, cond1: conditions of either, or None.
+            generator: the only randomness there is.
+
+        Raises:
+            ArgumentError: if the batches do not fit each other, are empty, or hold non-finite values.
+        """
+
+    def prepare(self, source: Source, x1: Tensor, cond: Any = None, *, seed: int = 0) -> Iterator[float]:
+        """Fit whatever is fitted before training, yielding progress in [0, 1]; the state is saved with the run."""
+        return iter(())
+
+
+def check_batches(x0: Tensor, x1: Tensor) -> None:
+    """Refuse what would give a meaningless pairing: empty, unequal, non-float or non-finite batches."""
+    check_finite(check_data(x0, "x0"), "x0")
+    check_finite(check_data(x1, "x1"), "x1")
+    if x0.shape != x1.shape:
+        raise ArgumentError(f"x0 has shape {tuple(x0.shape)} and x1 {tuple(x1.shape)}; pairing needs equal shapes")

@@ -1,0 +1,97 @@
+"""Data as training takes it: samples, conditions, pairs, and what belongs to them."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fmkit.errors import ArgumentError
+from fmkit.parts import Part
+from fmkit.shapes import check_finite
+from fmkit.transforms import Transform
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+
+
+@dataclass
+class Data:
+    """Samples with all that goes with them.
+
+    Attributes:
+        x: `(N, *event)` samples in the user's units, or a torch Dataset or DataLoader of samples or
+            (sample, condition) pairs.
+        cond: `(N, ...)` conditions, or None.
+        x0: `(N, *event)` source samples paired with x, or None; they are in the model's units.
+        transform: from the user's units to the model's, or None.
+        augment: fresh randomness for every batch (dequantization, flips), `(x, generator) -> x`, or None.
+    """
+
+    x: Any
+    cond: Any = None
+    x0: Tensor | None = None
+    transform: Transform | None = None
+    augment: Augment | None = None
+
+
+@dataclass
+class Split:
+    """A data set ready for a run: what is trained on, what is held out, and what a report needs.
+
+    Attributes:
+        train: the training data.
+        test: `(M, *event)` held-out samples in the user's units.
+        test_cond: their conditions, or None.
+        classes: number of classes, if conditions are labels.
+        levels: number of grey levels, if the samples are integer images (then `bits_per_dim` means something).
+    """
+
+    train: Data
+    test: Tensor
+    test_cond: Any = None
+    classes: int | None = None
+    levels: int | None = None
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        return tuple(self.test.shape[1:])
+
+
+class DataSet(Part):
+    """The base class of registered data sets. A subclass implements `load`."""
+
+    group: ClassVar[str] = "fmkit.datasets"
+
+    @abc.abstractmethod
+    def load(self, seed: int = 0) -> Split:
+        """The data, split into training and held-out samples by `seed` alone.
+
+        Raises:
+            ArgumentError: if a file is missing or does not hold what is needed.
+        """
+
+
+def as_tensor(x: Any, name: str) -> Tensor:
+    """Finite floating-point samples `(N, *event)` from a tensor or an array.
+
+    Raises:
+        ArgumentError: for integers (say what they mean first), an empty or one-dimensional array, or NaN.
+    """
+    if isinstance(x, np.ndarray):
+        x = torch.from_numpy(x) if x.flags.writeable else torch.from_numpy(x.copy())
+    if not isinstance(x, Tensor):
+        raise ArgumentError(f"{name} is a {type(x).__name__}, expected a tensor, an array, a Dataset or a DataLoader")
+    if not x.is_floating_point():
+        raise ArgumentError(
+            f"{name} has dtype {x.dtype}, expected floating point; convert it, and dequantize integers that are images"
+        )
+    if x.ndim < 2 or x.numel() == 0:
+        hint = f"; use {name}[:, None] for scalar events" if x.ndim == 1 and x.numel() else ""
+        raise ArgumentError(f"{name} has shape {tuple(x.shape)}, expected a non-empty (N, *event){hint}")
+    return check_finite(x, name)

@@ -1,0 +1,52 @@
+"""scikit-learn's handwritten digits: 1,797 images of 8x8 pixels, 17 grey levels, 10 classes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fmkit.data.base import Data, DataSet, Split
+from fmkit.errors import ArgumentError
+from fmkit.training.randomness import stream
+from fmkit.transforms import Affine
+
+LEVELS = 17
+
+
+def dequantize(x: Tensor, generator: torch.Generator) -> Tensor:
+    """x + u, u ~ U(0, 1): integer grey levels k become densities over [k, k + 1)."""
+    return x + torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+
+
+class Digits(DataSet):
+    """The digits, flattened to 64 numbers or as 1x8x8 images, 80/20 split, uniformly dequantized while training.
+
+    Values in the user's units are k + u, grey level k in 0 .. 16 and u in [0, 1).
+
+    Args:
+        flat: events of shape (64,) instead of (1, 8, 8).
+        labels: the digit as a condition.
+        split_seed: of the split into 1,437 training and 360 held-out images.
+    """
+
+    def __init__(self, flat: bool = True, labels: bool = False, split_seed: int = 0) -> None:
+        super().__init__()
+        self.flat, self.labels, self.split_seed = flat, labels, split_seed
+
+    def load(self, seed: int = 0) -> Split:
+        try:
+            from sklearn.datasets import load_digits
+        except ImportError as error:
+            raise ArgumentError("the data set 'digits' needs scikit-learn: pip install 'fmkit[data]'") from error
+        raw = load_digits()
+        x = torch.from_numpy(raw.data).float()
+        x = x if self.flat else x.reshape(-1, 1, 8, 8)
+        y = torch.from_numpy(raw.target).long()
+        order = torch.randperm(len(x), generator=stream(self.split_seed, "digits-split"))
+        cut = int(0.8 * len(x))
+        train, test = order[:cut], order[cut:]
+        cond = (y[train], y[test]) if self.labels else (None, None)
+        # One scale for all pixels; dequantized values lie in [0, 17), so this maps them onto [-1, 1).
+        transform = Affine(LEVELS / 2, LEVELS / 2)
+        data = Data(x[train], cond[0], transform=transform, augment=dequantize)
+        return Split(data, x[test], cond[1], 10 if self.labels else None, LEVELS)

@@ -1,0 +1,16 @@
+"""Fields: networks, and the velocities made of them."""
+
+from fmkit.fields.base import ModuleField, PredictionField, Stochastic, VectorField, as_field, predict
+from fmkit.fields.guidance import ClassifierFree
+from fmkit.fields.mlp import MLP
+
+__all__ = [
+    "MLP",
+    "ClassifierFree",
+    "ModuleField",
+    "PredictionField",
+    "Stochastic",
+    "VectorField",
+    "as_field",
+    "predict",
+]

@@ -1,0 +1,173 @@
+"""A vector field: dx/dt = v(t, x), the right-hand side that solvers integrate.
+
+A network is any module `(t, x, cond) -> tensor`. What it predicts (a velocity, the data, the noise, a score) is the
+objective's choice, and `PredictionField` turns the prediction into a velocity through the path's conversions.
+"""
+
+from __future__ import annotations
+
+import abc
+import inspect
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fmkit.errors import ArgumentError, CombinationError
+from fmkit.parts import Part
+from fmkit.paths import AffinePath, ProbabilityPath
+from fmkit.shapes import batch_time, widen
+
+
+class Stochastic(NamedTuple):
+    """What an SDE solver reads: the velocity, the noise estimate and its standard deviation (score = -noise/std)."""
+
+    velocity: Tensor
+    noise: Tensor
+    std: Tensor
+
+
+class VectorField(Part):
+    """The base class of every field. A subclass implements `forward`.
+
+    A field `offers` protocols by name: each is a method `(t, x, cond)` of that name, which a solver may `read`.
+    """
+
+    group: ClassVar[str] = "fmkit.fields"
+
+    @abc.abstractmethod
+    def forward(self, t: Tensor, x: Tensor, cond: Any = None) -> Tensor:
+        """dx/dt at times `t` (B,) and points `x` (B, *event), with the shape of x."""
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The times the field can be evaluated at."""
+        return (0.0, 1.0)
+
+    @property
+    def offers(self) -> frozenset[str]:
+        """The protocols this field speaks."""
+        return frozenset({"velocity"})
+
+    @property
+    def euclidean(self) -> bool:
+        """Whether the divergence in the coordinates of x is the rate of the log-density (not so on a manifold)."""
+        return True
+
+    def velocity(self, t: Tensor, x: Tensor, cond: Any = None) -> Tensor:
+        """The protocol `velocity`: what `forward` computes."""
+        return self(t, x, cond)
+
+    def stochastic(self, t: Tensor, x: Tensor, cond: Any = None) -> Stochastic:
+        """The protocol `stochastic`: velocity, noise and its standard deviation."""
+        raise CombinationError(f"{type(self).__name__} does not know its noise, so it cannot drive an SDE")
+
+
+class ModuleField(VectorField):
+    """Any torch module `(t, x)` or `(t, x, cond)` as a field: t is `(B,)`, x `(B, *event)`.
+
+    Args:
+        module: the user's network; its weights are saved with a flow, its code is not (`Flow.load(..., using=[...])`).
+
+    Raises:
+        ArgumentError: if the module does not take t and x.
+    """
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        if not isinstance(module, torch.nn.Module):
+            raise ArgumentError(f"module is a {type(module).__name__}, expected a torch.nn.Module (t, x, cond)")
+        self.module = module
+        self._takes_cond = _takes_cond(module)
+
+    def forward(self, t: Tensor, x: Tensor, cond: Any = None) -> Tensor:
+        if cond is not None and not self._takes_cond:
+            raise ArgumentError(f"{type(self.module).__name__} takes (t, x) and was given a condition")
+        out = self.module(t, x, cond) if self._takes_cond else self.module(t, x)
+        if out.shape != x.shape:
+            raise ArgumentError(f"{type(self.module).__name__} returned {tuple(out.shape)} for x {tuple(x.shape)}")
+        return out
+
+
+def _takes_cond(module: torch.nn.Module) -> bool:
+    name = type(module).__name__
+    try:
+        parameters = inspect.signature(module.forward).parameters.values()
+    except (TypeError, ValueError):  # a scripted or compiled module: trust it
+        return True
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return True
+    if len(positional) < 2:
+        raise ArgumentError(f"{name}.forward takes {len(positional)} argument(s), expected (t, x) or (t, x, cond)")
+    return len(positional) > 2
+
+
+def as_field(network: torch.nn.Module) -> VectorField:
+    """A field made of `network`: itself if it is one, else wrapped in a `ModuleField`."""
+    return network if isinstance(network, VectorField) else ModuleField(network)
+
+
+class PredictionField(VectorField):
+    """The velocity that a network's prediction implies on a path.
+
+    Args:
+        network: predicts `view` at (t, x, cond).
+        path: the path it was trained on.
+        view: "velocity", "data", "noise" or "score".
+        interval: where the prediction determines the velocity; the path's interval by default.
+        gaussian: whether x0 is standard normal and coupled independently, so that the noise is known and SDEs can be
+            driven (`offers` then contains "stochastic").
+    """
+
+    def __init__(
+        self,
+        network: VectorField,
+        path: ProbabilityPath,
+        view: str = "velocity",
+        interval: tuple[float, float] | None = None,
+        gaussian: bool = False,
+    ) -> None:
+        super().__init__()
+        if view != "velocity" and not isinstance(path, AffinePath):
+            raise CombinationError(f"{type(path).__name__} is not affine: a prediction of {view} gives no velocity")
+        self.network = as_field(network)
+        self.path, self.view, self.gaussian = path, view, gaussian
+        self._interval = path.interval if interval is None else (float(interval[0]), float(interval[1]))
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return self._interval
+
+    @property
+    def offers(self) -> frozenset[str]:
+        known = self.gaussian and isinstance(self.path, AffinePath) and not self.path.has_latent
+        return frozenset({"velocity", "stochastic"} if known else {"velocity"})
+
+    @property
+    def euclidean(self) -> bool:
+        return self.path.euclidean
+
+    def forward(self, t: Tensor, x: Tensor, cond: Any = None) -> Tensor:
+        prediction = predict(self.network, t, x, cond)
+        if self.view == "velocity":
+            return prediction
+        return self.path.convert(t, x, "velocity", **{self.view: prediction})
+
+    def stochastic(self, t: Tensor, x: Tensor, cond: Any = None) -> Stochastic:
+        if "stochastic" not in self.offers:
+            raise CombinationError(
+                "an SDE needs the noise of a standard Gaussian source under the independent coupling, on an affine "
+                f"path without latent noise; this flow on {type(self.path).__name__} does not have it"
+            )
+        t = batch_time(t, x)
+        given = {self.view: predict(self.network, t, x, cond)}
+        velocity = self.path.convert(t, x, "velocity", **given)
+        noise = self.path.convert(t, x, "noise", **given)
+        return Stochastic(velocity, noise, widen(self.path.coefficients(t).sigma, x))
+
+
+def predict(network: torch.nn.Module, t: Tensor, x: Tensor, cond: Any = None) -> Tensor:
+    """The network's answer: times are float64 up to here and are cast to the network's precision once."""
+    t = batch_time(t, x).to(x.dtype if x.dtype != torch.bfloat16 else torch.float32)
+    return network(t, x) if cond is None else network(t, x, cond)

@@ -1,0 +1,138 @@
+"""A residual multilayer perceptron with a time embedding and an optional condition."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fmkit.errors import ArgumentError
+from fmkit.fields.base import VectorField
+
+
+class MLP(VectorField):
+    """v(t, x, c): residual blocks on the flattened event, each modulated by an embedding of time and condition.
+
+    The last layer starts at zero, so an untrained field is v = 0. A missing condition (`cond=None`) is a learnt
+    embedding of its own; with `cond_dropout` it is also trained, for classifier-free guidance.
+
+    Args:
+        event_shape: shape of one sample, as `(64,)`, or its length, as `64`.
+        width: hidden units, >= 1.
+        depth: residual blocks, >= 1.
+        classes: number of classes, if conditions are labels `(B,)` in 0 .. classes - 1.
+        cond_dim: length of the condition, if conditions are vectors `(B, cond_dim)`.
+        dropout: in [0, 1), inside the blocks, while training.
+        cond_dropout: in [0, 1): share of conditions dropped while training.
+
+    Raises:
+        ArgumentError: for sizes out of range, or both `classes` and `cond_dim`.
+
+    >>> import torch
+    >>> MLP(2, width=32, depth=1)(torch.rand(5), torch.randn(5, 2)).shape
+    torch.Size([5, 2])
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int] | int,
+        width: int = 256,
+        depth: int = 3,
+        classes: int | None = None,
+        cond_dim: int | None = None,
+        dropout: float = 0.0,
+        cond_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.event_shape = (event_shape,) if isinstance(event_shape, int) else tuple(event_shape)
+        sizes = {"width": width, "depth": depth, "classes": classes, "cond_dim": cond_dim}
+        for name, size in {**sizes, "event_shape": min(self.event_shape, default=0)}.items():
+            if size is not None and size < 1:
+                raise ArgumentError(f"{name} is {size}, expected at least 1")
+        for name, share in {"dropout": dropout, "cond_dropout": cond_dropout}.items():
+            if not 0 <= share < 1:
+                raise ArgumentError(f"{name} is {share}, expected a share in [0, 1)")
+        if classes is not None and cond_dim is not None:
+            raise ArgumentError("classes and cond_dim are both given; a condition is a label or a vector")
+        dim = math.prod(self.event_shape)
+        self.classes, self.cond_dim, self.cond_dropout = classes, cond_dim, cond_dropout
+        self.time = TimeEmbedding(width)
+        self.label = None if classes is None else nn.Embedding(classes, width)
+        self.vector = None if cond_dim is None else nn.Linear(cond_dim, width)
+        self.null = None if classes is None and cond_dim is None else nn.Parameter(torch.zeros(width))
+        self.first = nn.Linear(dim, width)
+        self.blocks = nn.ModuleList(Block(width, dropout) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.last = nn.Linear(width, dim)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, t: Tensor, x: Tensor, cond: Any = None) -> Tensor:
+        if x.shape[1:] != self.event_shape:
+            raise ArgumentError(f"x has events of shape {tuple(x.shape[1:])}, this MLP was made for {self.event_shape}")
+        embedding = self.time(t.to(self.first.weight.dtype))
+        if self.null is not None or cond is not None:
+            embedding = embedding + self._embed(cond, len(x))
+        embedding = nn.functional.silu(embedding)
+        h = self.first(x.flatten(1))
+        for block in self.blocks:
+            h = block(h, embedding)
+        return self.last(self.norm(h)).reshape(x.shape)
+
+    def _embed(self, cond: Any, n: int) -> Tensor:
+        if self.null is None:
+            raise ArgumentError("a condition was given to an unconditional MLP; make it with classes= or cond_dim=")
+        if cond is None:
+            return self.null.expand(n, -1)
+        if self.label is not None:
+            embedded = self.label(self._check_labels(cond, n))
+        else:
+            if cond.shape != (n, self.cond_dim):
+                raise ArgumentError(f"cond has shape {tuple(cond.shape)}, expected ({n}, {self.cond_dim})")
+            embedded = self.vector(cond.to(self.first.weight.dtype))
+        if self.training and self.cond_dropout:
+            dropped = torch.rand(n, 1, device=embedded.device) < self.cond_dropout
+            embedded = torch.where(dropped, self.null, embedded)
+        return embedded
+
+    def _check_labels(self, cond: Tensor, n: int) -> Tensor:
+        if cond.is_floating_point() or cond.shape != (n,):
+            raise ArgumentError(f"cond is {cond.dtype} of shape {tuple(cond.shape)}, expected integer labels ({n},)")
+        if cond.device.type == "cpu" and not torch._C._functorch.is_functorch_wrapped_tensor(cond):
+            low, high = (int(v) for v in torch.aminmax(cond))
+            if low < 0 or high >= self.classes:
+                raise ArgumentError(f"labels range over {low} .. {high}, expected 0 .. {self.classes - 1}")
+        return cond
+
+
+class TimeEmbedding(nn.Module):
+    """Sines and cosines of t at geometric frequencies from 1 to 100 times 2 pi / 4, then two layers."""
+
+    def __init__(self, width: int, frequencies: int = 32) -> None:
+        super().__init__()
+        omega = math.pi / 2 * torch.logspace(0, 2, frequencies)
+        self.register_buffer("omega", omega, persistent=False)
+        self.layers = nn.Sequential(nn.Linear(2 * frequencies, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, t: Tensor) -> Tensor:
+        angle = t[:, None] * self.omega.to(t.dtype)
+        return self.layers(torch.cat([angle.sin(), angle.cos()], dim=1))
+
+
+class Block(nn.Module):
+    """h + f(norm(h) scaled and shifted by the embedding): adaptive normalisation, as in diffusion transformers."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.modulate = nn.Linear(width, 2 * width)
+        self.layers = nn.Sequential(
+            nn.Linear(width, width), nn.SiLU(), nn.Dropout(dropout) if dropout else nn.Identity(), nn.Linear(width, width)
+        )
+
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.modulate(embedding).chunk(2, dim=1)
+        return h + self.layers(self.norm(h) * (1 + scale) + shift)

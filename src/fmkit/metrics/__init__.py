@@ -1,0 +1,1 @@
+"""Metrics: samples in, numbers out."""

@@ -1,0 +1,109 @@
+"""Time samplers: at which times a network is trained.
+
+Each draws u in [0, 1] from its own density, shifts it towards the noise, and maps it into the interval asked for.
+The shift (Esser et al., arXiv 2403.03206, eq. 23) acts on the noise's time tau = 1 - u: tau -> s tau / (1 + (s-1) tau).
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fmkit.errors import ArgumentError
+from fmkit.parts import Part
+from fmkit.shapes import time_dtype
+
+
+class TimeSampler(Part):
+    """The base class of every time sampler. A subclass implements `draw`, times in [0, 1].
+
+    Args:
+        shift: s > 0; above 1 more times near the noise, below 1 more near the data.
+
+    Raises:
+        ArgumentError: if the shift is not positive and finite.
+    """
+
+    group: ClassVar[str] = "fmkit.time_samplers"
+
+    def __init__(self, shift: float = 1.0) -> None:
+        super().__init__()
+        if not 0 < shift < math.inf:
+            raise ArgumentError(f"shift is {shift}, expected a positive number")
+        self.shift = shift
+
+    @abc.abstractmethod
+    def draw(self, uniform: Tensor) -> Tensor:
+        """Times in [0, 1] from as many uniform numbers (inverse of the distribution function), in float64."""
+
+    def sample(
+        self,
+        n: int,
+        interval: tuple[float, float] = (0.0, 1.0),
+        *,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """`(n,)` times inside `interval`, in float64."""
+        device = torch.device(device or "cpu")
+        u = self.draw(torch.rand(n, generator=generator, dtype=time_dtype(device), device=device))
+        if self.shift != 1.0:
+            tau = 1 - u
+            u = 1 - self.shift * tau / (1 + (self.shift - 1) * tau)
+        low, high = interval
+        return (low + (high - low) * u).clamp_(low, high)
+
+
+class UniformTime(TimeSampler):
+    """Every time equally often: the paper's choice."""
+
+    def draw(self, uniform: Tensor) -> Tensor:
+        return uniform
+
+
+class LogitNormal(TimeSampler):
+    """logit(u) ~ N(mean, std²): more of the middle (Esser et al., arXiv 2403.03206).
+
+    Args:
+        mean: location; positive leans towards the data.
+        std: spread, > 0.
+        shift: see `TimeSampler`.
+
+    Raises:
+        ArgumentError: if std is not positive, or the mean is not finite.
+    """
+
+    def __init__(self, mean: float = 0.0, std: float = 1.0, shift: float = 1.0) -> None:
+        super().__init__(shift)
+        if not 0 < std < math.inf or not math.isfinite(mean):
+            raise ArgumentError(f"mean is {mean} and std {std}, expected a finite mean and a positive std")
+        self.mean, self.std = mean, std
+
+    def draw(self, uniform: Tensor) -> Tensor:
+        tiny = torch.finfo(uniform.dtype).tiny  # u = 0 would be -inf, which the sigmoid takes; this only avoids NaN
+        return torch.sigmoid(self.mean + self.std * torch.special.ndtri(uniform.clamp_min(tiny)))
+
+
+class UShaped(TimeSampler):
+    """Density proportional to cosh(a (u - 1/2)): more of both ends (Lee et al., arXiv 2405.20320).
+
+    Args:
+        a: how steep, > 0.
+        shift: see `TimeSampler`.
+
+    Raises:
+        ArgumentError: if a is not positive.
+    """
+
+    def __init__(self, a: float = 4.0, shift: float = 1.0) -> None:
+        super().__init__(shift)
+        if not 0 < a < 100:
+            raise ArgumentError(f"a is {a}, expected a number in (0, 100)")
+        self.a = a
+
+    def draw(self, uniform: Tensor) -> Tensor:
+        return 0.5 + torch.asinh((2 * uniform - 1) * math.sinh(self.a / 2)) / self.a

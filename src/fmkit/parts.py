@@ -1,0 +1,59 @@
+"""What a part is: a torch module of a kind that remembers how it was made.
+
+Everything configurable or stateful in fmkit is a part: paths, sources, couplings, fields, objectives,
+time samplers, solvers, transforms, flows. A part's constructor arguments are recorded as they were given, so
+saving a flow and showing a configuration are one recursion over nested parts, typed by the constructor's
+annotations. Numbers that are learnt or fitted live in the part's `state_dict`, as in any torch module.
+
+A new kind of part is a subclass of `Part` that names its entry-point `group`; a plugin may bring one.
+"""
+
+from __future__ import annotations
+
+import abc
+import inspect
+from typing import Any, ClassVar, Self
+
+import torch
+
+
+class Part(torch.nn.Module, abc.ABC):
+    """A configurable piece of fmkit.
+
+    Attributes:
+        group: the entry-point group of this kind of part, as `"fmkit.paths"`; set once, on the kind's base class.
+        arguments: the constructor's arguments as they were given, by name (defaults are not in it).
+    """
+
+    group: ClassVar[str] = ""
+    arguments: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        part = super().__new__(cls)
+        # torch.nn.Module.__setattr__ would register nested parts found here; a plain dict keeps them once only.
+        object.__setattr__(part, "arguments", _bind(cls, args, kwargs))
+        return part
+
+    def extra_repr(self) -> str:
+        shown = (f"{k}={v!r}" for k, v in self.arguments.items() if not isinstance(v, torch.nn.Module | torch.Tensor))
+        return ", ".join(shown)
+
+
+def parameters_of(cls: type) -> dict[str, inspect.Parameter]:
+    """The constructor's parameters by name, without `self`; annotations are evaluated."""
+    signature = inspect.signature(cls, eval_str=True)
+    return dict(signature.parameters)
+
+
+def _bind(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    signature = inspect.signature(cls.__init__)
+    try:
+        # Partial: copying and unpickling call __new__ without arguments and restore __dict__ afterwards.
+        bound = signature.bind_partial(None, *args, **kwargs)
+    except TypeError:
+        return {}  # __init__ is called next with the same arguments, and says what is wrong with them
+    arguments = dict(list(bound.arguments.items())[1:])
+    for parameter in signature.parameters.values():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            arguments.update(arguments.pop(parameter.name, {}))
+    return arguments

@@ -1,0 +1,113 @@
+"""Flows in files: one safetensors file, its parts described in JSON in the header. Nothing is ever unpickled.
+
+Tensors are `state.KEY`, the flow's state_dict, and `argument.PLACE`, tensors that were constructor arguments.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from fmkit import specs
+from fmkit._version import __version__
+from fmkit.errors import ConfigError, SavedFileError
+
+if TYPE_CHECKING:
+    from fmkit.flow import Flow
+
+FORMAT = 1
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write tensors and a JSON header to `path` atomically: a temporary file beside it, fsync, rename."""
+    path = Path(path)
+    kept = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    data = safetensors.torch.save(kept, {"fmkit": json.dumps(header)})
+    write_bytes(path, data)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    try:
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise SavedFileError(f"cannot write {path}: {error.strerror}") from error
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise SavedFileError(f"cannot write {path}: {error.strerror}") from error
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the JSON header of a file written by `write_tensors`.
+
+    Raises:
+        SavedFileError: if it is missing, damaged, or not fmkit's.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise SavedFileError(f"there is no file {path}")
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            header = json.loads((file.metadata() or {})["fmkit"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+    except KeyError:
+        raise SavedFileError(f"{path} is a safetensors file, and not one that fmkit wrote") from None
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise SavedFileError(f"{path} is damaged or no safetensors file: {error}") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        got = header.get("format") if isinstance(header, dict) else header
+        raise SavedFileError(f"{path} has format {got!r}; fmkit {__version__} reads format {FORMAT}")
+    return tensors, header
+
+
+def save_flow(flow: Flow, path: str | Path) -> None:
+    """Write a flow to one file."""
+    arguments: dict[str, Tensor] = {}
+    spec = specs.describe(flow, arguments)
+    described = {k: v for k, v in spec.items() if k != "name"} if isinstance(spec, dict) else {}
+    tensors = {f"state.{k}": v for k, v in flow.state_dict().items()}
+    tensors |= {f"argument.{k}": v for k, v in arguments.items()}
+    header = {"format": FORMAT, "fmkit": __version__, "kind": "flow", "flow": described}
+    write_tensors(path, tensors, header)
+
+
+def load_flow(path: str | Path, using: Iterable[Any] = ()) -> Flow:
+    """Read a flow that `save_flow` wrote."""
+    from fmkit.flow import Flow
+
+    tensors, header = read_tensors(path)
+    if header.get("kind") != "flow":
+        raise SavedFileError(f"{path} holds a {header.get('kind')}, expected a flow")
+    arguments = _under("argument.", tensors)
+    try:
+        flow = specs.build_class(Flow, header["flow"], "flow", specs.Context(arguments, tuple(using)))
+    except ConfigError as error:
+        raise SavedFileError(f"{path}: {error}") from error
+    state = _under("state.", tensors)
+    dtypes = {v.dtype for v in state.values() if v.is_floating_point()}
+    if len(dtypes) == 1:
+        flow.to(dtypes.pop())
+    try:
+        flow.load_state_dict(state)
+    except RuntimeError as error:
+        raise SavedFileError(f"{path} does not fit its own description: {error}") from error
+    return flow.eval()
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -1,0 +1,109 @@
+"""The one place where times `(B,)` meet data `(B, *event)`, and where inputs are checked.
+
+Times and the coefficients made from them are float64 (1 - 1e-5 rounds to 1 in bfloat16, and sqrt(1 - a²) loses
+half its digits in float32); data keeps its own dtype, at least float32 wherever a solver accumulates. A coefficient
+meets the data's dtype once, when it multiplies the data.
+"""
+
+from __future__ import annotations
+
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+from fmkit.errors import ArgumentError
+
+
+def time_dtype(device: torch.device) -> torch.dtype:
+    """float64 wherever the device has it (Apple's GPUs do not)."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def widen(scale: Tensor, x: Tensor) -> Tensor:
+    """A `(B,)` or 0-d coefficient, shaped to multiply `x` of shape `(B, *event)`, in the dtype of `x`."""
+    scale = scale.to(x.dtype)
+    return scale if scale.ndim == 0 else scale.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def batch_time(t: Tensor | Real, x: Tensor) -> Tensor:
+    """One time for each row of `x`: a number, a 0-d or a `(B,)` tensor becomes `(B,)`, in float64.
+
+    Raises:
+        ArgumentError: if `t` has another shape (silent broadcasting of times is the commonest bug of the field).
+    """
+    dtype = time_dtype(x.device)
+    if not isinstance(t, Tensor):
+        return torch.full((x.shape[0],), float(t), dtype=dtype, device=x.device)
+    if t.ndim == 0:
+        return t.to(device=x.device, dtype=dtype).expand(x.shape[0]).contiguous()
+    if t.shape != x.shape[:1]:
+        raise ArgumentError(f"t has shape {tuple(t.shape)}, expected ({x.shape[0]},): one time for each row of x")
+    return t.to(device=x.device, dtype=dtype)
+
+
+def check_data(x: Tensor, name: str = "x") -> Tensor:
+    """`x` itself, if it is a non-empty floating-point tensor `(B, *event)`; otherwise an ArgumentError."""
+    if not isinstance(x, Tensor):
+        raise ArgumentError(f"{name} is a {type(x).__name__}, expected a torch tensor of shape (B, *event)")
+    if not x.is_floating_point():
+        raise ArgumentError(f"{name} has dtype {x.dtype}, expected floating point; convert it with {name}.float()")
+    if x.ndim < 1 or x.numel() == 0:
+        raise ArgumentError(f"{name} has shape {tuple(x.shape)}, expected a non-empty (B, *event)")
+    return x
+
+
+def check_finite(x: Tensor, name: str = "x") -> Tensor:
+    """`x` itself, if every element is finite; otherwise an ArgumentError that counts and locates the others."""
+    bad = ~torch.isfinite(x)
+    if bad.any():
+        rows = bad.reshape(x.shape[0], -1).any(1).nonzero().flatten() if x.ndim else bad.nonzero()
+        raise ArgumentError(
+            f"{name} has {int(bad.sum())} non-finite values, the first in row {int(rows[0])}; expected finite numbers"
+        )
+    return x
+
+
+def check_time(t: Tensor | Real, x: Tensor, interval: tuple[float, float]) -> Tensor:
+    """`batch_time`, and inside `interval`.
+
+    The values are looked at on the CPU only: on a GPU that would wait for the device at every training step.
+    """
+    if isinstance(t, Tensor) and not t.is_floating_point():
+        raise ArgumentError(f"t has dtype {t.dtype}, expected floating point times")
+    t = batch_time(t, x)
+    if t.device.type == "cpu" and not torch._C._functorch.is_functorch_wrapped_tensor(t):
+        low, high = (float(v) for v in torch.aminmax(t))
+        # A float32 time may round past the interval's float64 end; that much is forgiven, and clamped away.
+        if not (low >= interval[0] - 1e-7 and high <= interval[1] + 1e-7):
+            raise ArgumentError(f"t ranges over [{low:.6g}, {high:.6g}], expected inside {list(interval)}")
+    return t.clamp(*interval)
+
+
+def check_points(
+    t: Tensor | Real, x0: Tensor, x1: Tensor, interval: tuple[float, float]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The inputs of a path: times inside its interval, and two batches of one shape and dtype.
+
+    Raises:
+        ArgumentError: naming the input, what was got and what would be right.
+    """
+    check_data(x0, "x0")
+    check_data(x1, "x1")
+    if x0.shape != x1.shape:
+        raise ArgumentError(f"x0 has shape {tuple(x0.shape)} and x1 {tuple(x1.shape)}; a path needs equal shapes")
+    if x0.device != x1.device:
+        raise ArgumentError(f"x0 is on {x0.device} and x1 on {x1.device}; a path needs one device")
+    if x0.dtype != x1.dtype:
+        raise ArgumentError(f"x0 has dtype {x0.dtype} and x1 {x1.dtype}; a path needs one dtype")
+    return check_time(t, x1, interval), x0, x1
+
+
+def sum_event(x: Tensor) -> Tensor:
+    """The sum over everything but the batch: `(B, *event)` to `(B,)`."""
+    return x.flatten(1).sum(1) if x.ndim > 1 else x
+
+
+def mean_event(x: Tensor) -> Tensor:
+    """The mean over everything but the batch: `(B, *event)` to `(B,)`."""
+    return x.flatten(1).mean(1) if x.ndim > 1 else x

@@ -1,0 +1,132 @@
+"""A solver: integrates dx/dt = f(t, x) from the first time to the last, forward or backward.
+
+A state is a point `(B, *event)`, or a tuple: the point and integrals beside it (a likelihood carries its log-density).
+`f` is a plain function of (t, state) with t a float or a `(B,)` tensor.
+"""
+
+from __future__ import annotations
+
+import abc
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from fmkit.errors import ArgumentError
+from fmkit.parts import Part
+from fmkit.shapes import time_dtype
+
+State = Tensor | tuple[Tensor, ...]
+Function = Callable[[Any, State], State]
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a solver returns.
+
+    Attributes:
+        times: the T times asked for.
+        states: the state at each, the given one first; a state has the structure of x0.
+        nfe: `(B,)` evaluations of f that each sample took part in.
+        accepted: steps that counted.
+        rejected: steps tried again, by solvers that do.
+        status: "success"; a solver that does not reach its end raises a SolverError.
+    """
+
+    times: tuple[float, ...]
+    states: tuple[State, ...]
+    nfe: Tensor
+    accepted: int
+    rejected: int = 0
+    status: str = "success"
+
+    @property
+    def final(self) -> State:
+        """The state at the last time."""
+        return self.states[-1]
+
+
+class Solver(Part):
+    """The base class of every solver. A subclass implements `solve`.
+
+    Attributes:
+        reads: the protocol of a field that f must follow: "velocity" for ODEs, "stochastic" for SDEs.
+    """
+
+    group: ClassVar[str] = "fmkit.solvers"
+    reads: ClassVar[str] = "velocity"
+
+    @abc.abstractmethod
+    def solve(
+        self, f: Function, x0: State, times: Sequence[float], *, generator: torch.Generator | None = None
+    ) -> Solution:
+        """The states at `times`, beginning with x0 at `times[0]` and landing exactly on `times[-1]`.
+
+        f is never evaluated outside [min(times), max(times)].
+
+        Args:
+            f: the right-hand side, `(t, state) -> d state/dt`.
+            x0: the state at the first time.
+            times: two or more, strictly increasing or strictly decreasing.
+            generator: the randomness of a stochastic solver.
+
+        Raises:
+            ArgumentError: if the times are not as said.
+            SolverError: if the integration does not reach its end.
+        """
+
+
+class Watched:
+    """A function under watch: counts its evaluations, and keeps its times inside those of the integration.
+
+    The clamp takes away what rounding adds (t + c dt may miss the end by an ulp) and what a foreign solver oversteps.
+    """
+
+    def __init__(self, f: Function, times: Sequence[float]) -> None:
+        self.f, self.calls = f, 0
+        self.low, self.high = min(times), max(times)
+
+    def __call__(self, t: Any, x: State) -> State:
+        self.calls += 1
+        if isinstance(t, Tensor):  # to float64 first: a float32 clamp would round the bounds outwards
+            t = t.to(time_dtype(t.device)).clamp(self.low, self.high)
+        else:
+            t = min(max(t, self.low), self.high)
+        return self.f(t, x)
+
+
+def check_times(times: Sequence[float]) -> tuple[float, ...]:
+    """The times as floats, if they are two or more, finite and strictly monotone; otherwise an ArgumentError."""
+    times = tuple(float(t) for t in times)
+    if len(times) < 2:
+        raise ArgumentError(f"times are {list(times)}, expected two or more: where to begin and where to end")
+    if not all(math.isfinite(t) for t in times):
+        raise ArgumentError(f"times are {list(times)}, expected finite numbers")
+    signs = {math.copysign(1, b - a) if a != b else 0 for a, b in itertools.pairwise(times)}
+    if signs not in ({1}, {-1}):
+        raise ArgumentError(f"times are {list(times)}, expected strictly increasing or strictly decreasing ones")
+    return times
+
+
+def point_of(x: State) -> Tensor:
+    """The point of a state, without the integrals beside it."""
+    return x[0] if isinstance(x, tuple) else x
+
+
+def count(x: State, calls: int) -> Tensor:
+    """`calls` for each row: the NFE of a solver whose batch shares its steps."""
+    return torch.full((point_of(x).shape[0],), calls, dtype=torch.int64)
+
+
+def advance(x: State, dt: float, weights: Sequence[float], slopes: Sequence[State]) -> State:
+    """x + dt * sum of weight * slope, over a state's parts; weights of zero cost nothing."""
+    if isinstance(x, tuple):
+        return tuple(advance(part, dt, weights, [s[i] for s in slopes]) for i, part in enumerate(x))
+    for weight, slope in zip(weights, slopes, strict=True):
+        if weight:
+            x = torch.add(x, slope, alpha=dt * weight)
+    return x

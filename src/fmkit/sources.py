@@ -1,0 +1,179 @@
+"""Sources: the t = 0 end. A source draws samples and, where it has a density, gives its logarithm.
+
+    log p(x) = sum over the event of the one-dimensional log-densities, for the sources made of independent numbers
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from fmkit.errors import ArgumentError, CombinationError
+from fmkit.parts import Part
+from fmkit.shapes import check_data, check_finite, sum_event
+
+
+class Source(Part):
+    """The base class of every source. A subclass implements `sample`, and `log_prob` if it has a density."""
+
+    group: ClassVar[str] = "fmkit.sources"
+
+    @abc.abstractmethod
+    def sample(
+        self,
+        shape: Sequence[int],
+        *,
+        cond: Any = None,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """A tensor of `shape` (B, *event), from `generator` alone."""
+
+    def log_prob(self, x: Tensor, cond: Any = None) -> Tensor:
+        """`(B,)` log-densities in nats.
+
+        Raises:
+            CombinationError: if this source has no density.
+        """
+        raise CombinationError(f"{type(self).__name__} has no density, so a flow from it has no log-likelihood")
+
+    @property
+    def standard_normal(self) -> bool:
+        """Whether this is N(0, I): what score and noise conversions rest on."""
+        return False
+
+
+class Gaussian(Source):
+    """N(mean, std² I).
+
+    Args:
+        std: standard deviation of every coordinate, > 0.
+        mean: mean of every coordinate.
+
+    Raises:
+        ArgumentError: if std is not positive and finite, or the mean is not finite.
+    """
+
+    def __init__(self, std: float = 1.0, mean: float = 0.0) -> None:
+        super().__init__()
+        if not 0 < std < math.inf:
+            raise ArgumentError(f"std is {std}, expected a positive standard deviation")
+        if not math.isfinite(mean):
+            raise ArgumentError(f"mean is {mean}, expected a finite number")
+        self.std, self.mean = std, mean
+
+    @property
+    def standard_normal(self) -> bool:
+        return self.std == 1.0 and self.mean == 0.0
+
+    def sample(self, shape, *, cond=None, generator=None, dtype=None, device=None) -> Tensor:
+        x = torch.randn(tuple(shape), generator=generator, dtype=dtype, device=device)
+        return x if self.standard_normal else x.mul_(self.std).add_(self.mean)
+
+    def log_prob(self, x: Tensor, cond: Any = None) -> Tensor:
+        constant = math.log(self.std) + 0.5 * math.log(2 * math.pi)
+        return sum_event(-0.5 * ((x - self.mean) / self.std) ** 2 - constant)
+
+
+class Uniform(Source):
+    """Independent uniform numbers on [low, high); the density is 0 (log -inf) outside.
+
+    Raises:
+        ArgumentError: if low >= high.
+    """
+
+    def __init__(self, low: float = -1.0, high: float = 1.0) -> None:
+        super().__init__()
+        if not -math.inf < low < high < math.inf:
+            raise ArgumentError(f"low is {low} and high {high}, expected low < high, both finite")
+        self.low, self.high = low, high
+
+    def sample(self, shape, *, cond=None, generator=None, dtype=None, device=None) -> Tensor:
+        x = torch.rand(tuple(shape), generator=generator, dtype=dtype, device=device)
+        return x.mul_(self.high - self.low).add_(self.low)
+
+    def log_prob(self, x: Tensor, cond: Any = None) -> Tensor:
+        inside = (x >= self.low) & (x <= self.high)
+        density = torch.full_like(x, -math.log(self.high - self.low))
+        return sum_event(density.masked_fill(~inside, -math.inf))
+
+
+class Empirical(Source):
+    """Rows drawn with replacement from a data set: for flows from one data set to another. It has no density.
+
+    Args:
+        data: `(N, *event)` samples; saved with the flow.
+
+    Raises:
+        ArgumentError: if the data is empty, not floating point, or not finite.
+    """
+
+    data: Tensor
+
+    def __init__(self, data: Tensor) -> None:
+        super().__init__()
+        data = torch.as_tensor(data)
+        self.register_buffer("data", check_finite(check_data(data, "data"), "data").clone(), persistent=False)
+
+    def sample(self, shape, *, cond=None, generator=None, dtype=None, device=None) -> Tensor:
+        if tuple(shape[1:]) != self.data.shape[1:]:
+            raise ArgumentError(f"asked for events {tuple(shape[1:])}, the data has {tuple(self.data.shape[1:])}")
+        device = self.data.device if generator is None else generator.device
+        rows = torch.randint(len(self.data), (shape[0],), generator=generator, device=device)
+        return self.data[rows.to(self.data.device)].to(dtype=dtype)
+
+
+class Scaled(Source):
+    """scale times a sample of another source: where a path starts if sigma(0) is not 1.
+
+    Args:
+        source: what is scaled.
+        scale: the factor, > 0.
+    """
+
+    def __init__(self, source: Source, scale: float) -> None:
+        super().__init__()
+        if not 0 < scale < math.inf:
+            raise ArgumentError(f"scale is {scale}, expected a positive number")
+        self.source, self.scale = source, scale
+
+    @staticmethod
+    def of(source: Source, scale: float) -> Source:
+        """The simplest source with that law: a scaled Gaussian is a Gaussian."""
+        if isinstance(source, Gaussian):
+            return Gaussian(source.std * scale, source.mean * scale)
+        return Scaled(source, scale)
+
+    def sample(self, shape, *, cond=None, generator=None, dtype=None, device=None) -> Tensor:
+        return self.scale * self.source.sample(shape, cond=cond, generator=generator, dtype=dtype, device=device)
+
+    def log_prob(self, x: Tensor, cond: Any = None) -> Tensor:
+        return self.source.log_prob(x / self.scale, cond) - math.log(self.scale) * x[0].numel()
+
+
+class Convolved(Source):
+    """A sample of another source plus N(0, std² I): where a path with latent noise starts.
+
+    It has a density only where the other is Gaussian, and is a `Gaussian` then.
+    """
+
+    def __init__(self, source: Source, std: float) -> None:
+        super().__init__()
+        self.source, self.blur = source, Gaussian(std)
+
+    @staticmethod
+    def of(source: Source, std: float) -> Source:
+        """The simplest source with that law: a blurred Gaussian is a Gaussian."""
+        if isinstance(source, Gaussian):
+            return Gaussian(math.hypot(source.std, std), source.mean)
+        return Convolved(source, std)
+
+    def sample(self, shape, *, cond=None, generator=None, dtype=None, device=None) -> Tensor:
+        x = self.source.sample(shape, cond=cond, generator=generator, dtype=dtype, device=device)
+        return x + self.blur.sample(shape, generator=generator, dtype=x.dtype, device=x.device)

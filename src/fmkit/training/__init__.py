@@ -1,0 +1,9 @@
+"""Training: the trainer, its settings, and callbacks."""
+
+from fmkit.training.callbacks import Callback, Progress, TensorBoard
+from fmkit.training.randomness import stream
+from fmkit.training.settings import Settings
+from fmkit.training.state import Run
+from fmkit.training.trainer import Trainer
+
+__all__ = ["Callback", "Progress", "Run", "Settings", "TensorBoard", "Trainer", "stream"]

@@ -1,0 +1,172 @@
+"""The batch of a step: a function of (seed, step) alone, wherever the data lives.
+
+The sampler is a counter: step k takes positions k B .. (k + 1) B of an endless sequence of shuffled epochs, so every
+sample is seen once an epoch, every batch is full, and a resumed run goes on with the very next sample.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+
+from fmkit.data.base import Data, as_tensor
+from fmkit.errors import ArgumentError
+from fmkit.shapes import check_data
+from fmkit.training.randomness import stream, stream_seed
+
+
+class Samples(NamedTuple):
+    """A raw batch: data, its conditions, and its source samples where the data came in pairs."""
+
+    x1: Tensor
+    cond: Any = None
+    x0: Tensor | None = None
+
+
+class Sampler:
+    """Indices of step k over n samples, by counting.
+
+    Args:
+        n: samples in the data.
+        batch_size: of a step.
+        seed: of the run.
+    """
+
+    def __init__(self, n: int, batch_size: int, seed: int) -> None:
+        self.n, self.batch_size, self.seed = n, batch_size, seed
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
+
+    def indices(self, step: int) -> Tensor:
+        """`(batch_size,)` indices, across the border of two epochs where the batch lies on it."""
+        position, left, pieces = step * self.batch_size, self.batch_size, []
+        while left:
+            epoch, offset = divmod(position, self.n)
+            piece = self._permutation(epoch)[offset : offset + left]
+            pieces.append(piece)
+            position, left = position + len(piece), left - len(piece)
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def _permutation(self, epoch: int) -> Tensor:
+        if epoch != self._epoch:
+            self._order = torch.randperm(self.n, generator=stream(self.seed, "order", epoch))
+            self._epoch = epoch
+        return self._order
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (self.indices(step).tolist() for step in itertools.count())
+
+
+class InMemory:
+    """Batches of tensors that lie on the training device."""
+
+    def __init__(self, data: Data, batch_size: int, seed: int, device: torch.device, dtype: torch.dtype) -> None:
+        self.x = as_tensor(data.x, "data").to(device, dtype)
+        self.cond = _rows(data.cond, "cond", self.x, device)
+        self.x0 = _rows(data.x0, "x0", self.x, device)
+        if self.x0 is not None:
+            self.x0 = as_tensor(self.x0, "x0").to(dtype)
+            if self.x0.shape != self.x.shape:
+                raise ArgumentError(f"pairs have shapes {tuple(self.x0.shape)} and {tuple(self.x.shape)}; need equal ones")
+        self.sampler, self.device = Sampler(len(self.x), batch_size, seed), device
+        self.event_shape = tuple(self.x.shape[1:])
+
+    def iterate(self, start: int) -> Iterator[Samples]:
+        """The batches of steps start, start + 1, ..."""
+        for step in itertools.count(start):
+            i = self.sampler.indices(step).to(self.device)
+            yield Samples(self.x[i], None if self.cond is None else self.cond[i], None if self.x0 is None else self.x0[i])
+
+
+class FromDataset:
+    """Batches of a map-style Dataset, through a DataLoader with the counting sampler."""
+
+    def __init__(
+        self, dataset: Dataset, batch_size: int, seed: int, device: torch.device, dtype: torch.dtype, options: dict
+    ) -> None:
+        if len(dataset) == 0:
+            raise ArgumentError("the data set is empty, expected at least one sample")
+        self.dataset, self.options, self.device, self.dtype = dataset, options, device, dtype
+        self.batch_size, self.seed = batch_size, seed
+        self.event_shape = _event_shape(_samples(default_collate([dataset[0]]), device, dtype))
+
+    def iterate(self, start: int) -> Iterator[Samples]:
+        """The batches of steps start, start + 1, ..."""
+        sampler = Sampler(len(self.dataset), self.batch_size, self.seed)
+        order = (sampler.indices(step).tolist() for step in itertools.count(start))
+        # Workers draw their base seed here; giving it a stream of its own leaves the global one alone.
+        generator = torch.Generator().manual_seed(stream_seed(self.seed, "workers", start))
+        loader = DataLoader(self.dataset, batch_sampler=order, generator=generator, **self.options)
+        return (_samples(batch, self.device, self.dtype) for batch in loader)
+
+
+class Streaming:
+    """Batches of an IterableDataset, or of a DataLoader over one, as they come; begun again when they end.
+
+    A resumed run reads and drops what was consumed before: exact if the stream comes in the same order again.
+    """
+
+    def __init__(self, loader: Any, device: torch.device, dtype: torch.dtype) -> None:
+        self.loader, self.device, self.dtype = loader, device, dtype
+        first = next(iter(loader), None)
+        if first is None:
+            raise ArgumentError("the data stream is empty, expected at least one batch")
+        self.event_shape = _event_shape(_samples(first, device, dtype))
+
+    def iterate(self, start: int) -> Iterator[Samples]:
+        """The batches of steps start, start + 1, ..."""
+        endless = itertools.chain.from_iterable(iter(self.loader) for _ in itertools.count())
+        return (_samples(batch, self.device, self.dtype) for batch in itertools.islice(endless, start, None))
+
+
+def batches_of(data: Data, batch_size: int, seed: int, device: torch.device, dtype: torch.dtype) -> Any:
+    """The batches of whatever the user handed over."""
+    x = data.x
+    if isinstance(x, DataLoader):
+        _only_samples(data)
+        if isinstance(x.dataset, IterableDataset):
+            return Streaming(x, device, dtype)
+        options = {"num_workers": x.num_workers, "collate_fn": x.collate_fn, "pin_memory": x.pin_memory}
+        return FromDataset(x.dataset, x.batch_size or batch_size, seed, device, dtype, options)
+    if isinstance(x, IterableDataset):
+        _only_samples(data)
+        return Streaming(DataLoader(x, batch_size=batch_size), device, dtype)
+    if isinstance(x, Dataset):
+        _only_samples(data)
+        return FromDataset(x, batch_size, seed, device, dtype, {})
+    return InMemory(data, batch_size, seed, device, dtype)
+
+
+def _only_samples(data: Data) -> None:
+    if data.cond is not None or data.x0 is not None:
+        raise ArgumentError("a Dataset brings its own conditions, as (sample, condition); cond is for tensors")
+
+
+def _samples(batch: Any, device: torch.device, dtype: torch.dtype) -> Samples:
+    x, cond = batch if isinstance(batch, list | tuple) and len(batch) == 2 else (batch, None)
+    if isinstance(x, list | tuple) and len(x) == 1:
+        x = x[0]
+    if not isinstance(x, Tensor):
+        raise ArgumentError(
+            f"the data yields {type(batch).__name__}s, expected tensors, or (sample, condition) pairs of tensors"
+        )
+    check_data(x, "data")
+    return Samples(x.to(device, dtype), cond.to(device) if isinstance(cond, Tensor) else cond)
+
+
+def _event_shape(samples: Samples) -> tuple[int, ...]:
+    return tuple(samples.x1.shape[1:])
+
+
+def _rows(values: Any, name: str, x: Tensor, device: torch.device) -> Tensor | None:
+    if values is None:
+        return None
+    values = torch.as_tensor(values)
+    if values.ndim == 0 or len(values) != len(x):
+        got = "one value" if values.ndim == 0 else f"{len(values)} rows"
+        raise ArgumentError(f"{name} has {got} for {len(x)} samples; expected one for each")
+    return values.to(device)

@@ -1,0 +1,23 @@
+"""Stateless randomness: every draw of a step follows from (seed, purpose, step, rank), so nothing need be saved.
+
+The key is hashed: CPU generators take 32 bits of a seed, and packing a step into high bits would lose it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+
+def stream_seed(seed: int, purpose: str, step: int = 0, rank: int = 0) -> int:
+    """32 well-mixed bits of (seed, purpose, step, rank)."""
+    key = f"{seed}/{purpose}/{step}/{rank}".encode()
+    return int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "little")
+
+
+def stream(
+    seed: int, purpose: str, step: int = 0, rank: int = 0, device: torch.device | str = "cpu"
+) -> torch.Generator:
+    """A generator for one purpose at one step."""
+    return torch.Generator(device).manual_seed(stream_seed(seed, purpose, step, rank))

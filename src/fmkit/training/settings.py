@@ -1,0 +1,72 @@
+"""The numbers of a training run, in one record."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pydantic
+from pydantic import Field
+
+from fmkit.errors import ArgumentError, did_you_mean
+
+
+class Settings(pydantic.BaseModel):
+    """How long, how fast and how precisely to train.
+
+    Attributes:
+        steps: optimizer steps.
+        batch_size: samples a step.
+        lr: AdamW's learning rate after warm-up.
+        warmup: steps of linear warm-up from 0.
+        decay: of the learning rate after warm-up: to 0 at the last step, or not.
+        weight_decay: AdamW's.
+        betas: AdamW's.
+        clip: largest norm of the gradient, or null.
+        ema: decay of the weights' average that samples and is saved; 0 for none. It warms up as (1 + k)/(10 + k).
+        precision: of the network's arithmetic; 16-bit ones are mixed (weights stay float32).
+        seed: every random draw follows from it.
+        device: as "cpu" or "cuda:1"; the first GPU, if there is one, by default.
+        log_every: steps between two lines of metrics.
+        validate_every: steps between two validation losses.
+        checkpoint_every: steps between two checkpoints.
+        keep: checkpoints kept.
+
+    Raises:
+        ArgumentError: for an unknown name, a wrong type or a value out of range.
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    steps: int = Field(1000, ge=1)
+    batch_size: int = Field(256, ge=1)
+    lr: float = Field(1e-3, gt=0, allow_inf_nan=False)
+    warmup: int = Field(0, ge=0)
+    decay: Literal["constant", "linear", "cosine"] = "constant"
+    weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False)
+    betas: tuple[float, float] = Field((0.9, 0.999), strict=False)
+    clip: float | None = Field(None, gt=0)
+    ema: float = Field(0.999, ge=0, lt=1)
+    precision: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
+    seed: int = Field(0, ge=0)
+    device: str | None = None
+    log_every: int = Field(50, ge=1)
+    validate_every: int = Field(500, ge=1)
+    checkpoint_every: int = Field(500, ge=1)
+    keep: int = Field(2, ge=1)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except pydantic.ValidationError as error:
+            place, said = mistake(error, type(self).model_fields)
+            raise ArgumentError(f"{place}: {said}") from None
+
+
+def mistake(error: pydantic.ValidationError, known: Any) -> tuple[str, str]:
+    """The first mistake of a pydantic model: the key, and what was got and expected, in one line."""
+    first = error.errors()[0]
+    place = ".".join(str(p) for p in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return place, f"unknown key{did_you_mean(place, known)}"
+    said = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    return place, f"got {first['input']!r}, expected {said}"

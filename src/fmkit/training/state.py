@@ -1,0 +1,190 @@
+"""The state of a run: all that changes while it trains, and how it is written down and taken up again.
+
+    folder/checkpoints/step_00000500.safetensors     the whole state after 500 steps
+    folder/metrics.jsonl                             one line a record; no clock in it, so runs can be compared
+
+A checkpoint remembers how long the metrics file was. Resuming cuts it there and goes on, so no line is missing or
+twice, however the run before ended.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fmkit._version import __version__
+from fmkit.errors import SavedFileError, TrainingError
+from fmkit.saving import FORMAT, read_tensors, write_tensors
+from fmkit.training.settings import Settings
+
+
+class Run:
+    """A training run under way.
+
+    Attributes:
+        settings: the run's numbers.
+        network: what is trained.
+        ema: the averaged copy, or the network itself where there is no averaging.
+        optimizer: AdamW.
+        scaler: the gradient scaler of float16, disabled else.
+        step: steps done.
+        folder: where the run is kept, or None.
+    """
+
+    def __init__(
+        self, settings: Settings, network: torch.nn.Module, prepared: torch.nn.Module, folder: str | Path | None
+    ) -> None:
+        self.settings, self.network, self.prepared = settings, network, prepared
+        self.device = next((p.device for p in network.parameters()), torch.device("cpu"))
+        self.parameters = [p for p in network.parameters() if p.requires_grad]
+        if not self.parameters:
+            raise TrainingError("the field has no parameters that require gradients; there is nothing to train")
+        self.ema = copy.deepcopy(network).eval().requires_grad_(False) if settings.ema else network
+        self._averaged = list(zip(self.ema.parameters(), network.parameters(), strict=True)) if settings.ema else []
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=settings.lr,
+            betas=settings.betas,
+            weight_decay=settings.weight_decay,
+            fused=self.device.type in ("cpu", "cuda"),
+        )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "float16")
+        self.step = 0
+        self.total, self.counted = torch.zeros((), dtype=torch.float64, device=self.device), 0
+        self.folder = None if folder is None else Path(folder)
+        self._metrics: Any = None
+
+    @property
+    def steps(self) -> int:
+        """Steps in all."""
+        return self.settings.steps
+
+    def learning_rate(self) -> float:
+        """The rate of the step about to be taken."""
+        s = self.settings
+        if self.step < s.warmup:
+            return s.lr * (self.step + 1) / s.warmup
+        done = (self.step - s.warmup) / max(1, s.steps - s.warmup)
+        factor = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[s.decay]
+        return s.lr * factor
+
+    @torch.no_grad()
+    def average(self) -> None:
+        """Move the averaged weights towards the network's."""
+        if not self._averaged:
+            return
+        decay = min(self.settings.ema, (1 + self.step) / (10 + self.step))
+        averages, weights = zip(*self._averaged, strict=True)
+        torch._foreach_lerp_(averages, weights, 1 - decay)
+        for average, buffer in zip(self.ema.buffers(), self.network.buffers(), strict=True):
+            average.copy_(buffer)
+
+    def open(self, resume: bool) -> None:
+        """Begin the run folder, or take up the run that lies there.
+
+        Raises:
+            TrainingError: if the folder holds a run and `resume` is False.
+            SavedFileError: if the folder cannot be written, or its checkpoints do not fit this run.
+        """
+        if self.folder is None:
+            return
+        try:
+            (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+            metrics = self.folder / "metrics.jsonl"
+            if metrics.exists() and not resume:
+                raise TrainingError(f"{self.folder} holds a run already; resume it, or choose another folder")
+            kept = self._load_newest()
+            self._metrics = open(metrics, "ab")  # noqa: SIM115 - open as long as the run
+            self._metrics.truncate(kept)
+            self._metrics.seek(kept)
+        except OSError as error:
+            raise SavedFileError(f"cannot use the run folder {self.folder}: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Leave the run folder; the run's own state stays."""
+        if self._metrics is not None:
+            self._metrics.close()
+            self._metrics = None
+
+    def record(self, line: dict[str, Any]) -> None:
+        """Append one line to the metrics."""
+        if self._metrics is not None:
+            self._metrics.write(json.dumps(line).encode() + b"\n")
+            self._metrics.flush()
+
+    def checkpoint(self) -> None:
+        """Write the whole state, atomically, and drop checkpoints beyond the last `keep`."""
+        if self.folder is None:
+            return
+        if self._metrics is not None:
+            os.fsync(self._metrics.fileno())
+        header = {
+            "format": FORMAT,
+            "fmkit": __version__,
+            "kind": "checkpoint",
+            "step": self.step,
+            "settings": self.settings.model_dump(mode="json"),
+            "metrics_bytes": self._metrics.tell() if self._metrics else 0,
+            "counted": self.counted,
+            "scaler": self.scaler.state_dict(),
+        }
+        write_tensors(self._file(self.step), self._tensors(), header)
+        for old in self._checkpoints()[self.settings.keep :]:
+            old.unlink(missing_ok=True)
+
+    def _file(self, step: int) -> Path:
+        return self.folder / "checkpoints" / f"step_{step:08d}.safetensors"
+
+    def _checkpoints(self) -> list[Path]:
+        """Newest first."""
+        return sorted((self.folder / "checkpoints").glob("step_*.safetensors"), reverse=True)
+
+    def _modules(self) -> dict[str, torch.nn.Module]:
+        return {"network": self.network, "ema": self.ema, "coupling": self.prepared}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {"total": self.total}
+        for prefix, module in self._modules().items():
+            tensors |= {f"{prefix}.{k}": v for k, v in module.state_dict().items()}
+        for i, parameter in enumerate(self.parameters):
+            tensors |= {f"optimizer.{i}.{k}": v for k, v in self.optimizer.state.get(parameter, {}).items()}
+        return tensors
+
+    def _load_newest(self) -> int:
+        """Take up the newest checkpoint there is; the length of the metrics file it knows of."""
+        for path in self._checkpoints():
+            tensors, header = read_tensors(path)
+            self._check(header, path)
+            for prefix, module in self._modules().items():
+                part = {k.removeprefix(f"{prefix}."): v for k, v in tensors.items() if k.startswith(f"{prefix}.")}
+                try:
+                    module.load_state_dict(part)
+                except RuntimeError as error:
+                    raise SavedFileError(f"{path} does not fit this run's {prefix}: {error}") from error
+            for i, parameter in enumerate(self.parameters):
+                state = {k: tensors[f"optimizer.{i}.{k}"] for k in ("step", "exp_avg", "exp_avg_sq")}
+                fused = self.optimizer.param_groups[0]["fused"]
+                state["step"] = state["step"].to(self.device if fused else "cpu")
+                self.optimizer.state[parameter] = {
+                    k: v if k == "step" else v.to(parameter.device) for k, v in state.items()
+                }
+            self.scaler.load_state_dict(header["scaler"]) if self.scaler.is_enabled() else None
+            self.total, self.counted = tensors["total"].to(self.device), header["counted"]
+            self.step = header["step"]
+            return int(header["metrics_bytes"])
+        return 0
+
+    def _check(self, header: dict[str, Any], path: Path) -> None:
+        """Refuse to go on with other numbers: the run would silently be neither the old one nor the new."""
+        free = {"steps", "device", "keep", "checkpoint_every"}
+        was, now = header["settings"], self.settings.model_dump(mode="json")
+        for key in was:
+            if key not in free and was[key] != now.get(key):
+                raise SavedFileError(f"{path} was trained with {key} = {was[key]!r}, this run has {now.get(key)!r}")

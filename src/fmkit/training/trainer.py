@@ -1,0 +1,268 @@
+"""The trainer: data -> coupling -> path -> network -> objective -> optimizer, step by step.
+
+Every random draw of a step follows from (seed, purpose, step), so a resumed run continues to the very same weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fmkit.couplings import Coupling, Independent, Paired
+from fmkit.data.base import Data
+from fmkit.errors import ArgumentError, CombinationError, TrainingError
+from fmkit.fields import PredictionField, VectorField, as_field
+from fmkit.flow import Flow
+from fmkit.objectives import Batch, Objective, VelocityMatching
+from fmkit.paths import ProbabilityPath
+from fmkit.solvers import Dopri5, Solver
+from fmkit.sources import Empirical, Gaussian, Source
+from fmkit.training.batches import Samples, batches_of
+from fmkit.training.callbacks import Callback, Progress
+from fmkit.training.randomness import stream, stream_seed
+from fmkit.training.settings import Settings
+from fmkit.training.state import Run
+
+AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+VALIDATION_BATCHES = 8
+
+
+class Trainer:
+    """Trains a field on a path.
+
+    Args:
+        path: how a source sample becomes a data sample.
+        field: the network: a field, or any module `(t, x)` or `(t, x, cond)`. It is trained in place.
+        objective: what the network regresses on; the velocity by default.
+        source: the law at t = 0; standard normal by default.
+        coupling: which source sample meets which data sample; independent by default.
+        solver: the flow's; dopri5 at 1e-5 by default.
+        settings: steps, batch size, learning rate and the like.
+        callbacks: told of every step; a progress bar by default.
+
+    Raises:
+        CombinationError: if path, objective, source and coupling have no meaning together.
+    """
+
+    def __init__(
+        self,
+        path: ProbabilityPath,
+        field: torch.nn.Module,
+        objective: Objective | None = None,
+        source: Source | None = None,
+        coupling: Coupling | None = None,
+        solver: Solver | None = None,
+        settings: Settings | None = None,
+        callbacks: Sequence[Callback] | None = None,
+    ) -> None:
+        self.path, self.field = path, as_field(field)
+        self.objective = VelocityMatching() if objective is None else objective
+        self._source, self._coupling = source, coupling
+        self.solver = Dopri5() if solver is None else solver
+        self.settings = Settings() if settings is None else settings
+        self.callbacks = [Progress()] if callbacks is None else list(callbacks)
+        self.objective.check(path, source or Gaussian(), coupling or Independent())
+
+    def fit(
+        self,
+        data: Any,
+        cond: Any = None,
+        *,
+        validation: Any = None,
+        folder: str | Path | None = None,
+        resume: bool = False,
+        initial: Flow | None = None,
+    ) -> Flow:
+        """Train, and return the flow of the averaged weights.
+
+        Args:
+            data: `(N, *event)` tensor or array, a torch Dataset or DataLoader of samples or (sample, condition) pairs,
+                a tuple (x0, x1) of paired samples, or a `Data` record.
+            cond: `(N, ...)` conditions of a tensor or array.
+            validation: held-out data in the same forms; its loss is recorded every `validate_every` steps.
+            folder: where checkpoints and metrics go; nothing is written without one.
+            resume: go on with the run that lies in `folder`.
+            initial: begin with this flow's weights, and its transform unless the data brings one (fine-tuning).
+
+        Raises:
+            ArgumentError: if the data is not what it should be.
+            TrainingError: if the loss is no longer finite, or `folder` holds a run and `resume` is False.
+        """
+        data = _as_data(data, cond)
+        if initial is not None:
+            data = self._begin_with(data, initial)
+        source, coupling = self._ends(data)
+        s, device = self.settings, self._place()
+        batches = batches_of(data, s.batch_size, s.seed, device, self._dtype)
+        held_out = None if validation is None else self._held_out(validation, data, device)
+        run = Run(s, self.field, coupling, folder)
+        if data.x0 is None:
+            for _ in coupling.prepare(source, getattr(batches, "x", None), getattr(batches, "cond", None), seed=s.seed):
+                pass
+        run.open(resume)
+        self._tell("on_start", run)
+        try:
+            self.field.train()
+            for samples in batches.iterate(run.step) if run.step < s.steps else ():
+                batch = self._couple(samples, data, source, coupling, run.step)
+                loss = self._step(run, batch)
+                run.total, run.counted, run.step = run.total + loss.detach(), run.counted + 1, run.step + 1
+                self._tell("on_step", run)
+                if run.step % s.log_every == 0 or run.step == s.steps:
+                    self._log(run)
+                if held_out is not None and (run.step % s.validate_every == 0 or run.step == s.steps):
+                    self._validate(run, held_out, source, coupling)
+                if run.step % s.checkpoint_every == 0 or run.step == s.steps:
+                    run.checkpoint()
+                if run.step == s.steps:
+                    break
+        except KeyboardInterrupt:
+            run.checkpoint()
+            raise
+        finally:
+            self._tell("on_end", run)
+            run.close()
+        return self._flow(run.ema, source, coupling, batches.event_shape, data)
+
+    def _step(self, run: Run, batch: Batch) -> Tensor:
+        """One optimizer step; the mean loss of the batch."""
+        s = self.settings
+        torch.default_generator.manual_seed(stream_seed(s.seed, "dropout", run.step))
+        for group in run.optimizer.param_groups:
+            group["lr"] = self._rate = run.learning_rate()
+        loss = self._loss(self.field, batch, run, run.step)
+        if run.device.type == "cpu":  # on a GPU looking would wait for it; there it is looked at when it is logged
+            _check_finite(loss, run.step, self._rate)
+        run.optimizer.zero_grad(set_to_none=True)
+        run.scaler.scale(loss).backward()
+        if s.clip is not None:
+            run.scaler.unscale_(run.optimizer)
+            torch.nn.utils.clip_grad_norm_(run.parameters, s.clip)
+        run.scaler.step(run.optimizer)
+        run.scaler.update()
+        run.average()
+        return loss
+
+    def _loss(self, network: VectorField, batch: Batch, run: Run, step: int, purpose: str = "objective") -> Tensor:
+        generator = stream(self.settings.seed, purpose, step, device=run.device)
+        dtype = AUTOCAST.get(self.settings.precision)
+        with torch.autocast(run.device.type, dtype=dtype, enabled=dtype is not None):
+            out = self.objective.loss(network, self.path, batch, ema=run.ema, step=step, generator=generator)
+        return out.value.mean()
+
+    def _couple(
+        self, samples: Samples, data: Data, source: Source, coupling: Coupling, step: int, purpose: str = ""
+    ) -> Batch:
+        """The batch in the model's units, each x1 with the x0 that the coupling gives it."""
+        seed, device = self.settings.seed, samples.x1.device
+        x1, cond = samples.x1, samples.cond
+        if data.augment is not None:
+            x1 = data.augment(x1, stream(seed, purpose + "augment", step, device=device))
+        if data.transform is not None:
+            x1 = data.transform(x1)
+        if samples.x0 is not None:
+            return Batch(samples.x0, x1, cond)
+        generator = stream(seed, purpose + "source", step, device=device)
+        x0 = source.sample(x1.shape, cond=cond, generator=generator, dtype=x1.dtype, device=device)
+        if coupling.independent:
+            return Batch(x0, x1, cond)
+        i0, i1 = coupling.pair(x0, x1, None, cond, generator=stream(seed, purpose + "coupling", step))
+        return Batch(x0[i0], x1[i1], None if cond is None else cond[i1])
+
+    def _log(self, run: Run) -> None:
+        mean = (run.total / run.counted).item()
+        _check_finite(torch.tensor(mean), run.step - 1, self._rate)
+        record = {"step": run.step, "loss": mean, "lr": self._rate}
+        run.total, run.counted = torch.zeros_like(run.total), 0
+        run.record(record)
+        self._tell("on_log", run, record)
+
+    @torch.no_grad()
+    def _validate(self, run: Run, held_out: tuple[Data, Any], source: Source, coupling: Coupling) -> None:
+        """The loss of the averaged weights on held-out data, with the same draws every time."""
+        data, batches = held_out
+        was_training = run.ema.training
+        run.ema.eval()
+        losses = []
+        for k, samples in zip(range(VALIDATION_BATCHES), batches.iterate(0), strict=False):
+            batch = self._couple(samples, data, source, coupling, k, "validation-")
+            losses.append(self._loss(run.ema, batch, run, k, "validation-objective"))
+        run.ema.train(was_training)
+        record = {"step": run.step, "validation_loss": torch.stack(losses).mean().item()}
+        run.record(record)
+        self._tell("on_log", run, record)
+
+    def _held_out(self, validation: Any, data: Data, device: torch.device) -> tuple[Data, Any]:
+        held_out = _as_data(validation, None)
+        held_out = dataclasses.replace(held_out, transform=held_out.transform or data.transform)
+        return held_out, batches_of(held_out, self.settings.batch_size, self.settings.seed, device, self._dtype)
+
+    def _begin_with(self, data: Data, initial: Flow) -> Data:
+        trained = initial.field.network if isinstance(initial.field, PredictionField) else initial.field
+        try:
+            self.field.load_state_dict(trained.state_dict())
+        except RuntimeError as error:
+            raise ArgumentError(f"the flow's network does not fit this trainer's field: {error}") from error
+        return dataclasses.replace(data, transform=data.transform or initial.transform)
+
+    def _ends(self, data: Data) -> tuple[Source, Coupling]:
+        """The source and the coupling; given pairs are their own."""
+        if data.x0 is None:
+            return self._source or Gaussian(), self._coupling or Independent()
+        if self._coupling is not None and not isinstance(self._coupling, Independent | Paired):
+            raise CombinationError(
+                f"the data comes in pairs (x0, x1), and {type(self._coupling).__name__} would pair it anew; "
+                "drop the coupling, or the pairs"
+            )
+        source, coupling = self._source or Empirical(torch.as_tensor(data.x0)), Paired()
+        self.objective.check(self.path, source, coupling)
+        return source, coupling
+
+    def _place(self) -> torch.device:
+        name = self.settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(name)
+            self.field.to(device, self._dtype)
+        except (RuntimeError, AssertionError) as error:
+            raise ArgumentError(f"device is {name!r}, which cannot be used here: {error}") from error
+        for part in (self.path, self.objective):
+            part.to(device)
+        return device
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return torch.float64 if self.settings.precision == "float64" else torch.float32
+
+    def _flow(self, network: VectorField, source: Source, coupling: Coupling, shape: Sequence[int], data: Data) -> Flow:
+        for average, weight in zip(network.parameters(), self.field.parameters(), strict=True):
+            average.requires_grad_(weight.requires_grad)
+        field = self.objective.field(network, self.path, source=source, coupling=coupling)
+        flow = Flow(self.path.start(source, field.interval[0]), field, self.solver, tuple(shape), data.transform)
+        return flow.to(next(network.parameters()).device).eval()
+
+    def _tell(self, event: str, run: Run, *arguments: Any) -> None:
+        for callback in self.callbacks:
+            getattr(callback, event)(run, *arguments)
+
+
+def _as_data(data: Any, cond: Any) -> Data:
+    if isinstance(data, Data):
+        return data
+    if isinstance(data, tuple):
+        if len(data) != 2:
+            raise ArgumentError(f"data is a tuple of {len(data)}, expected paired samples (x0, x1)")
+        return Data(data[1], cond, torch.as_tensor(data[0]))
+    return Data(data, cond)
+
+
+def _check_finite(loss: Tensor, step: int, rate: float) -> None:
+    if not torch.isfinite(loss):
+        raise TrainingError(
+            f"the loss is {loss.item()} at step {step} (learning rate {rate:.3g}); the weights of the last checkpoint are "
+            "untouched. Lower the learning rate, clip gradients, or look for outliers in the data"
+        )
