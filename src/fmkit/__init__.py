@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     )
     from fmkit.divergence import ExactDivergence, HutchinsonDivergence
     from fmkit.errors import FmkitError
+    from fmkit.fields import VectorField
     from fmkit.flow import Flow
     from fmkit.parts import Part
     from fmkit.paths import ProbabilityPath
     from fmkit.solvers import Solver
     from fmkit.training import Settings, Trainer
-    from fmkit.fields import VectorField
 
 _MODULES = (
     "config",

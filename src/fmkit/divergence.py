@@ -63,7 +63,7 @@ class ExactDivergence(Divergence):
         chunk = self.chunk or max(1, min(dim, CHUNK_ELEMENTS // x.numel()))
 
         def rate(t: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-            velocity, pull = torch.func.vjp(lambda y: f(t, y), x)
+            velocity, pull = torch.func.vjp(lambda y: f(t, y), x)  # type: ignore[misc]
 
             def diagonal(e: Tensor) -> Tensor:
                 row = pull(e.reshape(x.shape[1:]).expand_as(velocity))[0]
@@ -104,7 +104,7 @@ class HutchinsonDivergence(Divergence):
             probes = coins.to(x.dtype).mul_(2).sub_(1)
 
         def rate(t: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-            velocity, pull = torch.func.vjp(lambda y: f(t, y), x)
+            velocity, pull = torch.func.vjp(lambda y: f(t, y), x)  # type: ignore[misc]
             estimates = torch.func.vmap(lambda z: sum_event(pull(z)[0] * z))(probes)
             return velocity, estimates.mean(0)
 

@@ -30,7 +30,15 @@ class PluginLoadError(RegistryError):
 
 
 class ConfigError(FmkitError, ValueError):
-    """A mistake in a configuration, with the dotted key it stands at."""
+    """A mistake in a configuration.
+
+    Attributes:
+        where: the dotted key it stands at.
+    """
+
+    def __init__(self, said: str, where: str = "") -> None:
+        super().__init__(f"{where}: {said}" if where else said)
+        self.said, self.where = said, where
 
 
 class SolverError(FmkitError, RuntimeError):

@@ -53,7 +53,7 @@ class Flow(Part):
         self.start = start
         self.field = as_field(field)
         self.solver = Dopri5() if solver is None else solver
-        self.event_shape = (event_shape,) if isinstance(event_shape, Integral) else tuple(event_shape)
+        self.event_shape = (event_shape,) if isinstance(event_shape, int) else tuple(event_shape)
         self.transform = transform
         self.divergence = ExactDivergence() if divergence is None else divergence
 

@@ -46,7 +46,7 @@ def parameters_of(cls: type) -> dict[str, inspect.Parameter]:
 
 
 def _bind(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    signature = inspect.signature(cls.__init__)
+    signature = inspect.signature(cls.__init__)  # type: ignore[misc]
     try:
         # Partial: copying and unpickling call __new__ without arguments and restore __dict__ afterwards.
         bound = signature.bind_partial(None, *args, **kwargs)

@@ -1,6 +1,6 @@
 """Sources: the t = 0 end. A source draws samples and, where it has a density, gives its logarithm.
 
-    log p(x) = sum over the event of the one-dimensional log-densities, for the sources made of independent numbers
+log p(x) = sum over the event of the one-dimensional log-densities, for the sources made of independent numbers
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def _describe(value: Any, tensors: dict[str, Tensor] | None, where: str) -> Any:
             return [_describe(v, tensors, f"{where}.{i}") for i, v in enumerate(value)]
         case Mapping():
             return {str(k): _describe(v, tensors, f"{where}.{k}") for k, v in value.items()}
-    raise SavedFileError(f"{where} is a {type(value).__name__}, which cannot be written down; use numbers, text or parts")
+    raise SavedFileError(f"{where} is a {type(value).__name__}, which cannot be saved; use numbers, text or parts")
 
 
 @dataclass
@@ -89,7 +89,7 @@ def build(base: type[Part], spec: Any, where: str, context: Context | None = Non
     if isinstance(spec, str):
         spec = {"name": spec}
     if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str):
-        raise ConfigError(f"{where}: got {spec!r}, expected a name or a mapping with a name")
+        raise ConfigError(f"got {spec!r}, expected a name or a mapping with a name", where)
     cls = _find(base, spec["name"], where, context)
     return build_class(cls, {k: v for k, v in spec.items() if k != "name"}, where, context)
 
@@ -100,7 +100,7 @@ def build_class(cls: type, arguments: Mapping[str, Any], where: str, context: Co
     for key in arguments:
         if key not in parameters:
             hint = did_you_mean(str(key), parameters) or f"; {cls.__name__} takes no parameters"
-            raise ConfigError(f"{where}.{key}: {cls.__name__} has no parameter {key!r}{hint}")
+            raise ConfigError(f"{cls.__name__} has no parameter {key!r}{hint}", f"{where}.{key}")
     values = {k: _value(v, parameters[k].annotation, f"{where}.{k}", context) for k, v in arguments.items()}
     for key, parameter in parameters.items():
         if key in values:
@@ -108,13 +108,13 @@ def build_class(cls: type, arguments: Mapping[str, Any], where: str, context: Co
         if key in context.supplied and context.supplied[key] is not None:
             values[key] = context.supplied[key]
         elif parameter.default is inspect.Parameter.empty:
-            raise ConfigError(f"{where}.{key}: missing, and {cls.__name__} needs it")
+            raise ConfigError(f"missing, and {cls.__name__} needs it", f"{where}.{key}")
     try:
         return cls(**values)
     except ConfigError:
         raise
     except FmkitError as error:
-        raise ConfigError(f"{where}: {error}") from error
+        raise ConfigError(str(error), where) from error
 
 
 def kinds_in(annotation: Any) -> list[type[Part]]:
@@ -127,7 +127,7 @@ def kinds_in(annotation: Any) -> list[type[Part]]:
 def _value(value: Any, annotation: Any, where: str, context: Context) -> Any:
     if isinstance(value, Mapping) and set(value) == {"tensor"}:
         if value["tensor"] not in context.tensors:
-            raise ConfigError(f"{where}: the tensor {value['tensor']!r} is missing")
+            raise ConfigError(f"the tensor {value['tensor']!r} is missing", where)
         return context.tensors[value["tensor"]]
     if isinstance(value, Mapping) and set(value) == {"module"}:
         return _module(value["module"], where, context)
@@ -144,7 +144,7 @@ def _value(value: Any, annotation: Any, where: str, context: Context) -> Any:
         first = error.errors()[0]
         inner = "".join(f".{p}" for p in first["loc"] if isinstance(p, int))
         said = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-        raise ConfigError(f"{where}{inner}: got {first['input']!r}, expected {said}") from None
+        raise ConfigError(f"got {first['input']!r}, expected {said}", where + inner) from None
 
 
 def _lax_collections(annotation: Any) -> Any:
@@ -169,7 +169,7 @@ def _tensor(value: list, where: str) -> Tensor:
     try:
         return torch.tensor(value, dtype=torch.float64)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{where}: not an array of numbers ({error})") from None
+        raise ConfigError(f"not an array of numbers ({error})", where) from None
 
 
 def _find(base: type[Part], name: str, where: str, context: Context) -> type:
@@ -177,13 +177,13 @@ def _find(base: type[Part], name: str, where: str, context: Context) -> type:
         for candidate in context.using:
             if inspect.isclass(candidate) and _label(candidate) == name:
                 return candidate
-        raise ConfigError(f"{where}: {name[1:]} is no registered part; hand its class over with using=[...]")
+        raise ConfigError(f"{name[1:]} is no registered part; hand its class over with using=[...]", where)
     try:
         cls = registry.load(base.group, name)
     except FmkitError as error:
-        raise ConfigError(f"{where}: {error}") from error
+        raise ConfigError(str(error), where) from error
     if not (inspect.isclass(cls) and issubclass(cls, base)):
-        raise ConfigError(f"{where}: {name!r} is registered as {cls!r}, which is no {base.__name__}")
+        raise ConfigError(f"{name!r} is registered as {cls!r}, which is no {base.__name__}", where)
     return cls
 
 
@@ -191,7 +191,7 @@ def _module(label: str, where: str, context: Context) -> torch.nn.Module:
     for candidate in context.using:
         if isinstance(candidate, torch.nn.Module) and _label(type(candidate)) == label:
             return candidate
-    raise ConfigError(f"{where}: the file holds the weights of {label[1:]}, not its code; pass one with using=[module]")
+    raise ConfigError(f"the file holds the weights of {label[1:]}, not its code; pass one with using=[module]", where)
 
 
 def _label(cls: type) -> str:

@@ -1,6 +1,6 @@
 """Transforms between the user's units and the model's, which own their log-determinant.
 
-    y = forward(x),   log p(x) = log p(y) + log_det(x),   log_det(x) = log |dy/dx|
+y = forward(x),   log p(x) = log p(y) + log_det(x),   log_det(x) = log |dy/dx|
 """
 
 from __future__ import annotations

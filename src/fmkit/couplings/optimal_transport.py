@@ -1,7 +1,7 @@
 """Exact minibatch optimal transport: the permutation that minimises the sum of squared distances.
 
-    pi = argmin over permutations of sum_k |x0[pi(k)] - x1[k]|²       (Tong et al., arXiv 2302.00482;
-                                                                       Pooladian et al., arXiv 2304.14772)
+pi = argmin over permutations of sum_k |x0[pi(k)] - x1[k]|²       (Tong et al., arXiv 2302.00482;
+                                                                   Pooladian et al., arXiv 2304.14772)
 """
 
 from __future__ import annotations

@@ -120,6 +120,8 @@ class PredictionField(VectorField):
             driven (`offers` then contains "stochastic").
     """
 
+    path: Any  # a ProbabilityPath, and an AffinePath wherever its conversions are used
+
     def __init__(
         self,
         network: VectorField,

@@ -92,6 +92,7 @@ class MLP(VectorField):
         else:
             if cond.shape != (n, self.cond_dim):
                 raise ArgumentError(f"cond has shape {tuple(cond.shape)}, expected ({n}, {self.cond_dim})")
+            assert self.vector is not None  # one of the two is there, as null is
             embedded = self.vector(cond.to(self.first.weight.dtype))
         if self.training and self.cond_dropout:
             dropped = torch.rand(n, 1, device=embedded.device) < self.cond_dropout
@@ -103,13 +104,16 @@ class MLP(VectorField):
             raise ArgumentError(f"cond is {cond.dtype} of shape {tuple(cond.shape)}, expected integer labels ({n},)")
         if cond.device.type == "cpu" and not torch._C._functorch.is_functorch_wrapped_tensor(cond):
             low, high = (int(v) for v in torch.aminmax(cond))
-            if low < 0 or high >= self.classes:
-                raise ArgumentError(f"labels range over {low} .. {high}, expected 0 .. {self.classes - 1}")
+            known = self.classes or 0
+            if low < 0 or high >= known:
+                raise ArgumentError(f"labels range over {low} .. {high}, expected 0 .. {known - 1}")
         return cond
 
 
 class TimeEmbedding(nn.Module):
     """Sines and cosines of t at geometric frequencies from 1 to 100 times 2 pi / 4, then two layers."""
+
+    omega: Tensor
 
     def __init__(self, width: int, frequencies: int = 32) -> None:
         super().__init__()
@@ -130,7 +134,10 @@ class Block(nn.Module):
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.modulate = nn.Linear(width, 2 * width)
         self.layers = nn.Sequential(
-            nn.Linear(width, width), nn.SiLU(), nn.Dropout(dropout) if dropout else nn.Identity(), nn.Linear(width, width)
+            nn.Linear(width, width),
+            nn.SiLU(),
+            nn.Dropout(dropout) if dropout else nn.Identity(),
+            nn.Linear(width, width),
         )
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ The score is the true one, the gradient of the log-density; the network of the p
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -40,12 +40,13 @@ class Regression(Objective):
     """
 
     view: ClassVar[str]
+    time: TimeSampler
 
     def __init__(self, time: TimeSampler | None = None) -> None:
         super().__init__()
         self.time = UniformTime() if time is None else time
 
-    def target(self, path: ProbabilityPath, point: PathSample) -> Tensor:
+    def target(self, path: Any, point: PathSample) -> Any:
         """The view of a point that the network regresses on."""
         match self.view:
             case "velocity":
@@ -57,11 +58,11 @@ class Regression(Objective):
             case _:
                 return -point.x0 / widen(path.coefficients(point.t).sigma, point.x0)
 
-    def weight(self, path: ProbabilityPath, t: Tensor) -> Tensor | None:
+    def weight(self, path: Any, t: Tensor) -> Tensor | None:
         """w(t) `(B,)`, or None for 1."""
         return None
 
-    def interval(self, path: ProbabilityPath) -> tuple[float, float]:
+    def interval(self, path: Any) -> tuple[float, float]:
         """The times at which the view determines the velocity: the path's interval, its ends perhaps moved inwards."""
         low, high = path.interval
         if self.view in ("noise", "score"):
@@ -133,7 +134,7 @@ class ScoreMatching(Regression):
 
     view = "score"
 
-    def weight(self, path: AffinePath, t: Tensor) -> Tensor:
+    def weight(self, path: Any, t: Tensor) -> Tensor:
         return path.coefficients(t).sigma ** 2
 
 
@@ -145,7 +146,7 @@ class ScoreFlow(Regression):
 
     view = "score"
 
-    def weight(self, path: AffinePath, t: Tensor) -> Tensor:
+    def weight(self, path: Any, t: Tensor) -> Tensor:
         at, rate = path.coefficients(t), path.rates(t)
         return 2 * at.sigma * (rate.alpha * at.sigma - at.alpha * rate.sigma) / at.alpha
 

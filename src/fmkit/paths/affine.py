@@ -18,7 +18,7 @@ import abc
 import functools
 from collections.abc import Callable
 from numbers import Real
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -87,7 +87,7 @@ class AffinePath(ProbabilityPath):
         at, rate = self.coefficients(t), self.rates(t)
         x = widen(at.alpha, x1) * x1 + widen(at.sigma, x0) * x0
         velocity = widen(rate.alpha, x1) * x1 + widen(rate.sigma, x0) * x0
-        if at.gamma is None:
+        if at.gamma is None or rate.gamma is None:
             return PathSample(t, x, x0, x1, velocity)
         z = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
         return PathSample(t, x + widen(at.gamma, z) * z, x0, x1, velocity + widen(rate.gamma, z) * z, z)
@@ -169,13 +169,13 @@ class AffinePath(ProbabilityPath):
         return low + NUDGE * bool(singular[0]), high - NUDGE * bool(singular[1])
 
 
-def _derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+def _derivative(function: Callable[[Tensor], Tensor | None], t: Tensor) -> Tensor:
     # jvp wants real memory behind the times (no expand) and a tensor out of the function (no Python float).
     t = t.contiguous()
     return torch.func.jvp(lambda s: _like(function(s), s), (t,), (torch.ones_like(t),))[1]
 
 
-def _like(value: Tensor | float | None, t: Tensor) -> Tensor | None:
+def _like(value: Any, t: Tensor) -> Any:
     if value is None:
         return None
     if not isinstance(value, Tensor):
@@ -183,7 +183,8 @@ def _like(value: Tensor | float | None, t: Tensor) -> Tensor | None:
     return value if value.shape == t.shape else value + torch.zeros_like(t)
 
 
-def _row(view: str, at: Coefficients, rate: Coefficients, size: int) -> list[Tensor]:
+def _row(view: str, at: Coefficients, rate: Coefficients, size: int) -> list[Any]:
+    row: list[Any]
     zero, one = torch.zeros_like(at.alpha), torch.ones_like(at.alpha)
     match view:
         case "state":
@@ -197,7 +198,7 @@ def _row(view: str, at: Coefficients, rate: Coefficients, size: int) -> list[Ten
         case "latent":
             row = [zero, zero, one]
         case _:
-            row = [zero, -1 / at.sigma, zero] if size == 2 else [zero, zero, -1 / at.gamma]
+            row = [zero, -1 / at.sigma] if at.gamma is None else [zero, zero, -1 / at.gamma]
     return row[:size]
 
 

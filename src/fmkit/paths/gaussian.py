@@ -49,7 +49,7 @@ class GaussianPath(ProbabilityPath):
     ) -> PathSample:
         t, x0, x1 = check_points(t, x0, x1, self.interval)
         wide = t.reshape(-1, *[1] * (x1.ndim - 1)).contiguous()
-        (mean, std), (d_mean, d_std) = torch.func.jvp(
+        (mean, std), (d_mean, d_std) = torch.func.jvp(  # type: ignore[misc]
             lambda s: (self.mean(s, x1), self.std(s, x1)), (wide,), (torch.ones_like(wide),)
         )
         self._check(mean, std, x1)

@@ -20,7 +20,8 @@ from fmkit.errors import ArgumentError
 from fmkit.parts import Part
 from fmkit.shapes import time_dtype
 
-State = Tensor | tuple[Tensor, ...]
+# A Tensor, or a tuple of them: a union would have to be taken apart at every addition, so the type says Any.
+State = Any
 Function = Callable[[Any, State], State]
 
 

@@ -9,7 +9,6 @@ least order k - 1, which is what the order of the whole asks for; their first sl
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -55,7 +54,7 @@ class AB4(AdamsBashforth):
 
 
 @functools.lru_cache(maxsize=1024)
-def _weights(nodes: Sequence[float]) -> tuple[float, ...]:
+def _weights(nodes: tuple[float, ...]) -> tuple[float, ...]:
     """Weights w with sum_j w_j nodes_j^m = 1/(m+1): exact for polynomials on [0, 1], nodes in units of dt."""
     k = len(nodes)
     vandermonde = np.vander(np.array(nodes), k, increasing=True).T

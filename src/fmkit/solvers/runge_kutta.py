@@ -1,6 +1,6 @@
 """Explicit Runge-Kutta methods: one class, and a tableau for each method.
 
-    k_i = f(t + c_i dt, x + dt sum_j a_ij k_j),   x(t + dt) = x + dt sum_i b_i k_i
+k_i = f(t + c_i dt, x + dt sum_j a_ij k_j),   x(t + dt) = x + dt sum_i b_i k_i
 """
 
 from __future__ import annotations
@@ -28,9 +28,7 @@ class RungeKutta(FixedStep):
         return runge_kutta_step(self.tableau, f, t, dt, x), memory
 
 
-def runge_kutta_step(
-    tableau: Tableau, f: Function, t: float, dt: float, x: State, slope: State | None = None
-) -> State:
+def runge_kutta_step(tableau: Tableau, f: Function, t: float, dt: float, x: State, slope: State | None = None) -> State:
     """One step; `slope` is f(t, x) where the caller has it already."""
     slopes = [f(t, x) if slope is None else slope]
     for c, row in zip(tableau.c[1:], tableau.a[1:], strict=True):
@@ -63,6 +61,4 @@ class RK4(RungeKutta):
     """The classical Runge-Kutta method: order 4, four evaluations a step (torchdiffeq's `rk4` is the 3/8 rule)."""
 
     order = 4
-    tableau = Tableau(
-        (0.0, 0.5, 0.5, 1.0), ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6)
-    )
+    tableau = Tableau((0.0, 0.5, 0.5, 1.0), ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6))

@@ -43,7 +43,7 @@ class Scipy(Solver):
         times = check_times(times)
         parts = x0 if isinstance(x0, tuple) else (x0,)
         if torch.is_grad_enabled() and any(p.requires_grad for p in parts):
-            raise CombinationError(f"no gradient passes through {type(self).__name__}; use fmkit's own or torchdiffeq's")
+            raise CombinationError(f"no gradient passes through {type(self).__name__}; use an own method of fmkit's")
         watched = Watched(f, times)
 
         def flat(t: float, y: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torchdiffeq import odeint
@@ -122,7 +122,7 @@ class FixedGrid(Solver):
         device = point_of(x0).device
         at = torch.tensor(times, dtype=time_dtype(device), device=device)
         laid = torch.tensor(self.grid.times(times[0], times[-1], self.steps), dtype=at.dtype, device=device)
-        options = {"grid_constructor": lambda f, x, t: laid}
+        options: dict[str, Any] = {"grid_constructor": lambda f, x, t: laid}
         if len(times) > 2:
             options["interp"] = "cubic"
         states = _odeint(self, watched, x0, at, options)

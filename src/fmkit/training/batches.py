@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from fmkit.data.base import Data, as_tensor
 from fmkit.errors import ArgumentError
+from fmkit.randomness import stream, stream_seed
 from fmkit.shapes import check_data
-from fmkit.training.randomness import stream, stream_seed
 
 
 class Samples(NamedTuple):
@@ -71,7 +71,9 @@ class InMemory:
         if self.x0 is not None:
             self.x0 = as_tensor(self.x0, "x0").to(dtype)
             if self.x0.shape != self.x.shape:
-                raise ArgumentError(f"pairs have shapes {tuple(self.x0.shape)} and {tuple(self.x.shape)}; need equal ones")
+                raise ArgumentError(
+                    f"pairs have shapes {tuple(self.x0.shape)} and {tuple(self.x.shape)}; need equal ones"
+                )
         self.sampler, self.device = Sampler(len(self.x), batch_size, seed), device
         self.event_shape = tuple(self.x.shape[1:])
 
@@ -79,14 +81,16 @@ class InMemory:
         """The batches of steps start, start + 1, ..."""
         for step in itertools.count(start):
             i = self.sampler.indices(step).to(self.device)
-            yield Samples(self.x[i], None if self.cond is None else self.cond[i], None if self.x0 is None else self.x0[i])
+            yield Samples(
+                self.x[i], None if self.cond is None else self.cond[i], None if self.x0 is None else self.x0[i]
+            )
 
 
 class FromDataset:
     """Batches of a map-style Dataset, through a DataLoader with the counting sampler."""
 
     def __init__(
-        self, dataset: Dataset, batch_size: int, seed: int, device: torch.device, dtype: torch.dtype, options: dict
+        self, dataset: Any, batch_size: int, seed: int, device: torch.device, dtype: torch.dtype, options: dict
     ) -> None:
         if len(dataset) == 0:
             raise ArgumentError("the data set is empty, expected at least one sample")

@@ -92,7 +92,9 @@ class TensorBoard(Callback):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise ArgumentError("the callback 'tensorboard' needs TensorBoard: pip install 'fmkit[tensorboard]'") from error
+            raise ArgumentError(
+                "the callback 'tensorboard' needs TensorBoard: pip install 'fmkit[tensorboard]'"
+            ) from error
         folder = self.folder or (run.folder / "tensorboard" if run.folder else None)
         if folder is None:
             raise ArgumentError("the callback 'tensorboard' needs a folder: give it one, or fit one a run folder")

@@ -13,6 +13,7 @@ import copy
 import json
 import math
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,10 @@ from torch import Tensor
 
 from fmkit._version import __version__
 from fmkit.errors import SavedFileError, TrainingError
+from fmkit.fields import VectorField
+from fmkit.parts import Part
 from fmkit.saving import FORMAT, read_tensors, write_tensors
+from fmkit.specs import describe
 from fmkit.training.settings import Settings
 
 
@@ -39,9 +43,9 @@ class Run:
     """
 
     def __init__(
-        self, settings: Settings, network: torch.nn.Module, prepared: torch.nn.Module, folder: str | Path | None
+        self, settings: Settings, network: VectorField, parts: dict[str, Part], folder: str | Path | None
     ) -> None:
-        self.settings, self.network, self.prepared = settings, network, prepared
+        self.settings, self.network, self.parts = settings, network, parts
         self.device = next((p.device for p in network.parameters()), torch.device("cpu"))
         self.parameters = [p for p in network.parameters() if p.requires_grad]
         if not self.parameters:
@@ -131,6 +135,7 @@ class Run:
             "kind": "checkpoint",
             "step": self.step,
             "settings": self.settings.model_dump(mode="json"),
+            "parts": self._described(),
             "metrics_bytes": self._metrics.tell() if self._metrics else 0,
             "counted": self.counted,
             "scaler": self.scaler.state_dict(),
@@ -140,14 +145,19 @@ class Run:
             old.unlink(missing_ok=True)
 
     def _file(self, step: int) -> Path:
-        return self.folder / "checkpoints" / f"step_{step:08d}.safetensors"
+        return self._checkpoint_folder / f"step_{step:08d}.safetensors"
 
     def _checkpoints(self) -> list[Path]:
         """Newest first."""
-        return sorted((self.folder / "checkpoints").glob("step_*.safetensors"), reverse=True)
+        return sorted(self._checkpoint_folder.glob("step_*.safetensors"), reverse=True)
+
+    @property
+    def _checkpoint_folder(self) -> Path:
+        assert self.folder is not None  # asked for only where there is one
+        return self.folder / "checkpoints"
 
     def _modules(self) -> dict[str, torch.nn.Module]:
-        return {"network": self.network, "ema": self.ema, "coupling": self.prepared}
+        return {"network": self.network, "ema": self.ema, **self.parts}
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {"total": self.total}
@@ -160,7 +170,11 @@ class Run:
     def _load_newest(self) -> int:
         """Take up the newest checkpoint there is; the length of the metrics file it knows of."""
         for path in self._checkpoints():
-            tensors, header = read_tensors(path)
+            try:
+                tensors, header = read_tensors(path)
+            except SavedFileError as error:
+                warnings.warn(f"{error}; going on from the checkpoint before it", stacklevel=4)
+                continue
             self._check(header, path)
             for prefix, module in self._modules().items():
                 part = {k.removeprefix(f"{prefix}."): v for k, v in tensors.items() if k.startswith(f"{prefix}.")}
@@ -188,3 +202,10 @@ class Run:
         for key in was:
             if key not in free and was[key] != now.get(key):
                 raise SavedFileError(f"{path} was trained with {key} = {was[key]!r}, this run has {now.get(key)!r}")
+        for key, part in self._described().items():
+            if header["parts"].get(key) != part:
+                raise SavedFileError(f"{path} was trained with {key} = {header['parts'].get(key)}, this run has {part}")
+
+    def _described(self) -> dict[str, Any]:
+        """The parts as plain data; their tensors are in the checkpoint itself, or in the data."""
+        return {key: describe(part, {}, key) for key, part in self.parts.items()}

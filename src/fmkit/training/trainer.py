@@ -20,11 +20,11 @@ from fmkit.fields import PredictionField, VectorField, as_field
 from fmkit.flow import Flow
 from fmkit.objectives import Batch, Objective, VelocityMatching
 from fmkit.paths import ProbabilityPath
+from fmkit.randomness import seed_dropout, stream
 from fmkit.solvers import Dopri5, Solver
 from fmkit.sources import Empirical, Gaussian, Source
-from fmkit.training.batches import Samples, batches_of
+from fmkit.training.batches import InMemory, Samples, batches_of
 from fmkit.training.callbacks import Callback, Progress
-from fmkit.training.randomness import stream, stream_seed
 from fmkit.training.settings import Settings
 from fmkit.training.state import Run
 
@@ -100,12 +100,14 @@ class Trainer:
         s, device = self.settings, self._place()
         batches = batches_of(data, s.batch_size, s.seed, device, self._dtype)
         held_out = None if validation is None else self._held_out(validation, data, device)
-        run = Run(s, self.field, coupling, folder)
-        if data.x0 is None:
-            for _ in coupling.prepare(source, getattr(batches, "x", None), getattr(batches, "cond", None), seed=s.seed):
-                pass
+        parts = {"path": self.path, "objective": self.objective, "source": source, "coupling": coupling}
+        run = Run(s, self.field, parts, folder)
         run.open(resume)
+        if run.step == 0 and isinstance(batches, InMemory):
+            for _ in coupling.prepare(source, batches.x, batches.cond, seed=s.seed):
+                pass
         self._tell("on_start", run)
+        global_state = torch.get_rng_state()
         try:
             self.field.train()
             for samples in batches.iterate(run.step) if run.step < s.steps else ():
@@ -121,10 +123,8 @@ class Trainer:
                     run.checkpoint()
                 if run.step == s.steps:
                     break
-        except KeyboardInterrupt:
-            run.checkpoint()
-            raise
         finally:
+            torch.set_rng_state(global_state)
             self._tell("on_end", run)
             run.close()
         return self._flow(run.ema, source, coupling, batches.event_shape, data)
@@ -132,7 +132,7 @@ class Trainer:
     def _step(self, run: Run, batch: Batch) -> Tensor:
         """One optimizer step; the mean loss of the batch."""
         s = self.settings
-        torch.default_generator.manual_seed(stream_seed(s.seed, "dropout", run.step))
+        seed_dropout(s.seed, run.step, run.device)
         for group in run.optimizer.param_groups:
             group["lr"] = self._rate = run.learning_rate()
         loss = self._loss(self.field, batch, run, run.step)
@@ -263,6 +263,6 @@ def _as_data(data: Any, cond: Any) -> Data:
 def _check_finite(loss: Tensor, step: int, rate: float) -> None:
     if not torch.isfinite(loss):
         raise TrainingError(
-            f"the loss is {loss.item()} at step {step} (learning rate {rate:.3g}); the weights of the last checkpoint are "
+            f"the loss is {loss.item()} at step {step} (learning rate {rate:.3g}); the last checkpoint is "
             "untouched. Lower the learning rate, clip gradients, or look for outliers in the data"
         )

@@ -1,0 +1,151 @@
+"""The commands: train, sample, evaluate, plugins, config."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Answer in JSON on standard output.")]
+Words = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="As trainer.steps=2000 path=vp.")]
+
+app = typer.Typer(
+    help="Flow matching: train a flow, sample it, score it. --debug shows the whole traceback of an error.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+plugins = typer.Typer(help="What is installed.", no_args_is_help=True, rich_markup_mode=None)
+config = typer.Typer(
+    help="Configurations, and their JSON schema.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(plugins, name="plugins")
+app.add_typer(config, name="config")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from fmkit._version import __version__
+
+        typer.echo(f"fmkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def top(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    """Flow matching: train a flow, sample it, score it."""
+
+
+@app.command()
+def train(
+    target: Annotated[str, typer.Argument(help="A recipe (digits, moons, ...), a YAML file, or a run to resume.")],
+    words: Words = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder; runs/NAME by default.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no report.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a flow, then sample and score it."""
+    from fmkit.cli.training import train_run
+
+    figures = train_run(target, words or [], out, resume, quiet=quiet or as_json)
+    if as_json:
+        _answer(figures)
+
+
+@app.command()
+def sample(
+    run: Annotated[Path, typer.Argument(help="A run folder, or a saved flow.")],
+    n: Annotated[int, typer.Option("-n", help="How many samples.")] = 64,
+    out: Annotated[Path, typer.Option("-o", "--out", help=".npz, .npy, .csv or .png")] = Path("samples.npz"),
+    solver: Annotated[str | None, typer.Option(help="Instead of the flow's own, as midpoint or {name: ...}.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of a fixed-step solver.")] = None,
+    label: Annotated[int | None, typer.Option(help="A class for every sample.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Scale of classifier-free guidance.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
+    log_prob: Annotated[bool, typer.Option("--log-prob", help="Write log-densities too (.npz, .csv).")] = False,
+    as_json: Json = False,
+) -> None:
+    """Draw samples from a trained flow."""
+    from fmkit.cli.sampling import sample_run
+
+    facts = sample_run(run, n, out, solver, steps, label, guidance, seed, log_prob)
+    if as_json:
+        _answer(facts)
+    else:
+        typer.echo(f"{facts['n']} samples, {facts['nfe']:.0f} evaluations each, in {facts['out']}")
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    seed: Annotated[int, typer.Option(help="Of the sampling and the dequantization.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Score a trained flow on the held-out part of its data."""
+    from fmkit.cli.training import evaluate_run, show
+
+    figures = evaluate_run(run, seed)
+    _answer(figures) if as_json else show(figures)
+
+
+@plugins.command("list")
+def plugins_list(
+    kind: Annotated[str | None, typer.Argument(help="As paths, or solvers.")] = None, as_json: Json = False
+) -> None:
+    """Everything registered: kind, name, package and version. Imports nothing."""
+    from fmkit.cli.plugins import listing
+
+    rows = listing(kind)
+    if as_json:
+        _answer(rows)
+        return
+    widths = [max(len(row[key]) for row in rows) for key in ("kind", "name", "package")]
+    for row in rows:
+        cells = (row["kind"].ljust(widths[0]), row["name"].ljust(widths[1]), row["package"].ljust(widths[2]))
+        typer.echo("  ".join((*cells, row["version"])))
+
+
+@plugins.command("info")
+def plugins_info(
+    name: Annotated[str, typer.Argument(help="As vp, paths/vp, or package/name.")], as_json: Json = False
+) -> None:
+    """A part's package, documentation and parameters."""
+    from fmkit.cli.plugins import info, show_info
+
+    found = info(name)
+    _answer(found) if as_json else typer.echo(show_info(found))
+
+
+@config.command("show")
+def config_show(
+    target: Annotated[str, typer.Argument(help="A recipe, a YAML file or a run folder.")],
+    words: Words = None,
+    as_json: Json = False,
+) -> None:
+    """The whole configuration that a target and its overrides add up to."""
+    from fmkit.cli.training import layers_of
+    from fmkit.config import dump, settings_of, validate
+
+    checked = validate(layers_of(target, words or [])[0])
+    if as_json:
+        _answer({**checked.model_dump(), "trainer": settings_of(checked).model_dump(mode="json", exclude={"seed"})})
+    else:
+        typer.echo(dump(checked), nl=False)
+
+
+@config.command("schema")
+def config_schema() -> None:
+    """The JSON schema of a configuration, for editors."""
+    from fmkit.config import schema
+
+    _answer(schema())
+
+
+def _answer(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2))

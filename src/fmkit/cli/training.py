@@ -1,0 +1,125 @@
+"""`fmkit train` and `fmkit evaluate`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fmkit import recipes, runs
+from fmkit.config import Job, Layers, assemble, load_layers
+from fmkit.errors import ArgumentError, ConfigError
+
+SUFFIXES = {".yaml", ".yml", ".json"}
+
+
+def layers_of(target: str, words: Sequence[str]) -> tuple[Layers, str, Path | None]:
+    """The configuration of a recipe, a file or a run folder; a name for it; the folder if it was one."""
+    path = Path(target)
+    if path.is_dir():
+        return runs.configuration(path, words), path.name, path
+    if path.suffix in SUFFIXES or path.is_file():
+        return load_layers({}, path, words), path.stem, None
+    if "/" in target and not path.exists() and target.count("/") > 1:
+        raise ConfigError(f"there is no file or run folder {target}", "train")
+    return load_layers(recipes.find(target), None, words, target), target.rpartition("/")[2], None
+
+
+def train_run(target: str, words: Sequence[str], out: Path | None, resume: bool, quiet: bool) -> dict[str, Any]:
+    """Train, save, score and draw; the figures."""
+    layers, name, folder = layers_of(target, words)
+    resume = resume or folder is not None
+    folder = out or folder or runs.choose(name)
+    job = assemble(layers, progress=not quiet)
+    if not resume and (folder / runs.LINES).exists():
+        raise ConfigError(f"{folder} holds a run already; add --resume, or choose another folder", "--out")
+    runs.begin(folder, job, sys.argv[1:])
+    if not quiet:
+        print(f"training {name} in {folder}", file=sys.stderr)
+    flow = job.trainer.fit(job.split.train, validation=_validation(job), folder=folder, resume=resume)
+    flow.save(folder / runs.FLOW)
+    figures = report(flow, job, folder)
+    if not quiet:
+        show(figures)
+        print(f"\nthe run is in {folder}", file=sys.stderr)
+    return figures
+
+
+def evaluate_run(folder: Path, seed: int) -> dict[str, Any]:
+    """Score an earlier run again, and draw its pictures anew."""
+    job = assemble(runs.configuration(folder), progress=False)
+    return report(runs.load_flow(folder), job, folder, seed)
+
+
+def report(flow: Any, job: Job, folder: Path, seed: int | None = None) -> dict[str, Any]:
+    """The figures and the pictures of a trained flow, in its run folder."""
+    from fmkit.baselines import bits_per_dim
+    from fmkit.evaluation import evaluate
+
+    figures = evaluate(flow, job.split, job.config.seed if seed is None else seed)
+    if job.split.levels is not None and figures["bits_per_dim"] is not None:
+        figures["baselines_bits_per_dim"] = bits_per_dim(job.split, job.config.seed)
+    figures["losses"] = _losses(folder / runs.LINES)
+    runs.write_json(folder / runs.METRICS, figures)
+    try:
+        _draw(flow, job, folder)
+    except ArgumentError as error:
+        print(f"no pictures: {error}", file=sys.stderr)
+    return figures
+
+
+def show(figures: dict[str, Any]) -> None:
+    """The figures as a table, for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, padding=(0, 2))
+    if figures.get("bits_per_dim") is not None:
+        table.add_row("held-out bits per dimension", _with_error(figures, "bits_per_dim"))
+        for name, bits in figures.get("baselines_bits_per_dim", {}).items():
+            table.add_row(f"  {name}", f"{bits:.3f}")
+    if figures.get("nll") is not None:
+        table.add_row("held-out negative log-likelihood, nats", _with_error(figures, "nll"))
+    if "likelihood_refused" in figures:
+        table.add_row("no likelihood", figures["likelihood_refused"])
+    table.add_row("evaluations a sample (NFE)", f"{figures['nfe']:.0f}")
+    for key in ("sliced_wasserstein", "frechet"):
+        floor = figures.get(f"{key}_floor")
+        beside = f"  (training data: {floor:.4f})" if floor is not None else ""
+        table.add_row(f"{key.replace('_', ' ')} to held-out data", f"{figures[key]:.4f}{beside}")
+    for name, value in figures["losses"].items():
+        table.add_row(name.replace("_", " "), f"{value:.4f}")
+    Console().print(table)
+
+
+def _with_error(figures: dict[str, Any], key: str) -> str:
+    return f"{figures[key]:.3f} ± {figures[f'{key}_standard_error']:.3f}"
+
+
+def _validation(job: Job) -> Any:
+    """The held-out data, for the validation loss; it decides nothing about the training."""
+    import dataclasses
+
+    return dataclasses.replace(job.split.train, x=job.split.test, cond=job.split.test_cond, x0=None)
+
+
+def _losses(lines: Path) -> dict[str, float]:
+    """The last loss of each kind."""
+    last: dict[str, float] = {}
+    for line in lines.read_text().splitlines() if lines.exists() else ():
+        last |= {k: v for k, v in json.loads(line).items() if k.endswith("loss")}
+    return last
+
+
+def _draw(flow: Any, job: Job, folder: Path) -> None:
+    from fmkit import plots
+    from fmkit.evaluation import conditions
+    from fmkit.randomness import stream
+
+    plots.curves(folder / runs.LINES, folder / "curves.png")
+    images = plots.as_images(job.split.test[:1]) is not None
+    n, seed = 64 if images else 2000, job.config.seed
+    x = flow.sample(n, cond=conditions(job.split, n, seed), generator=stream(seed, "samples"))
+    plots.samples(x, folder / "samples.png", None if images else job.split.test[:2000])

@@ -1,0 +1,101 @@
+"""What a run is worth: likelihood of held-out data, quality of samples beside the floor of finite samples, and NFE."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fmkit.errors import CombinationError
+from fmkit.metrics import Frechet, SlicedWasserstein, bits_per_dim, nll
+from fmkit.randomness import stream
+
+if TYPE_CHECKING:
+    from fmkit.data import Split
+    from fmkit.flow import Flow
+
+QUALITY_SAMPLES = 1000
+
+
+def evaluate(flow: Flow, split: Split, seed: int = 0, samples: int = QUALITY_SAMPLES) -> dict[str, Any]:
+    """The figures of a flow on the held-out part of its data.
+
+    Args:
+        flow: in the units of the data.
+        split: the data.
+        seed: of the sampling, the dequantization and the projections.
+        samples: how many to draw for the sample-quality figures.
+
+    Returns:
+        `bits_per_dim` with its standard error for integer images, `nll` in nats otherwise (None, with the reason,
+        where the flow has no density); `nfe` of sampling with the flow's own solver; distances between samples and
+        held-out data, each beside its floor, the same distance from training data.
+    """
+    began = time.monotonic()
+    figures: dict[str, Any] = likelihood(flow, split, seed)
+    figures["likelihood_seconds"] = round(time.monotonic() - began, 2)
+    began = time.monotonic()
+    cond = conditions(split, samples, seed)
+    solution = flow.trajectory(samples, cond=cond, generator=stream(seed, "evaluate-nfe"))
+    x = solution.final if flow.transform is None else flow.transform.inverse(solution.final)
+    figures["nfe"] = solution.nfe.double().mean().item()
+    figures["sampling_seconds"] = round(time.monotonic() - began, 2)
+    figures["samples"] = samples
+    return figures | quality(x, split, seed)
+
+
+def likelihood(flow: Flow, split: Split, seed: int) -> dict[str, Any]:
+    """`bits_per_dim` or `nll` of the held-out data, with the standard error of the mean over it."""
+    name = "nll" if split.levels is None else "bits_per_dim"
+    try:
+        if split.levels is None:
+            value, error = nll(flow, split.test, split.test_cond)
+            return {"nll": value, "nll_standard_error": error, "held_out": len(split.test)}
+        generator = stream(seed, "evaluate-dequantize")
+        bits = bits_per_dim(flow, split.test, levels=split.levels, cond=split.test_cond, generator=generator)
+    except CombinationError as error:
+        return {name: None, "likelihood_refused": str(error)}
+    return {
+        "bits_per_dim": bits.mean().item(),
+        "bits_per_dim_standard_error": (bits.std() / len(bits) ** 0.5).item(),
+        "held_out": len(bits),
+    }
+
+
+def quality(x: Tensor, split: Split, seed: int) -> dict[str, float]:
+    """Distances of samples `(N, *event)` from the held-out data, and the floor: those of as many training samples."""
+    real = split.test
+    figures: dict[str, float] = {}
+    train = _training_samples(split, len(x), seed)
+    for metric in (SlicedWasserstein(), Frechet()):
+        name = type(metric).__name__
+        key = "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
+        figures[key] = float(metric(x.cpu().double(), _continuous(real, split, seed), generator=stream(seed, key)))
+        if train is not None:
+            floor = metric(train.double(), _continuous(real, split, seed), generator=stream(seed, key))
+            figures[f"{key}_floor"] = float(floor)
+    return figures
+
+
+def conditions(split: Split, n: int, seed: int) -> Tensor | None:
+    """Conditions to sample with: those of held-out data, drawn with replacement."""
+    if split.test_cond is None:
+        return None
+    return split.test_cond[torch.randint(len(split.test_cond), (n,), generator=stream(seed, "evaluate-conditions"))]
+
+
+def _continuous(x: Tensor, split: Split, seed: int) -> Tensor:
+    """Held-out data as the flow sees it: integer images are dequantized."""
+    if split.train.augment is not None:
+        x = split.train.augment(x, stream(seed, "evaluate-augment"))
+    return x.double()
+
+
+def _training_samples(split: Split, n: int, seed: int) -> Tensor | None:
+    x = split.train.x
+    if not isinstance(x, Tensor):
+        return None
+    rows = torch.randperm(len(x), generator=stream(seed, "evaluate-floor"))[:n]
+    return _continuous(x[rows], split, seed + 1)

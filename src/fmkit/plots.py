@@ -1,0 +1,119 @@
+"""The pictures of a run. matplotlib is an extra: `pip install 'fmkit[plot]'`."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from fmkit.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK, ACCENT = "#1f2430", "#2f6fde"
+
+
+def figure(width: float, height: float) -> Figure:
+    """An empty figure that belongs to no window.
+
+    Raises:
+        ArgumentError: if matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ArgumentError("pictures need matplotlib: pip install 'fmkit[plot]'") from error
+    made = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    FigureCanvasAgg(made)
+    return made
+
+
+def samples(x: Tensor, path: str | Path, reference: Tensor | None = None) -> None:
+    """Samples as a picture: images as a grid, points as a scatter plot (beside real ones, if given).
+
+    Args:
+        x: `(N, 2)` or more coordinates (the first two are shown), `(N, C, H, W)` images, or `(N, k²)` flat square ones
+            of at least 16 pixels.
+        path: the picture's file.
+        reference: real samples of the same shape.
+
+    Raises:
+        ArgumentError: for one-dimensional events without a reference shape, or without matplotlib.
+    """
+    images = as_images(x)
+    if images is None:
+        _scatter(x, path, reference)
+    else:
+        _grid(images, path)
+
+
+def as_images(x: Tensor) -> Tensor | None:
+    """`(N, H, W)` or `(N, H, W, 3)` images in [0, 1], or None if the samples are no images."""
+    if x.ndim == 2:
+        side = math.isqrt(x.shape[1])
+        if side < 4 or side * side != x.shape[1]:
+            return None
+        x = x.reshape(-1, 1, side, side)
+    if x.ndim != 4 or x.shape[1] not in (1, 3):
+        return None
+    x = x.detach().cpu().double()
+    low, high = x.quantile(0.001), x.quantile(0.999)
+    x = ((x - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
+    return x[:, 0] if x.shape[1] == 1 else x.permute(0, 2, 3, 1)
+
+
+def _grid(images: Tensor, path: str | Path) -> None:
+    n = len(images)
+    columns = math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    made = figure(max(3.0, 0.75 * columns), max(3.0, 0.75 * rows))
+    for i, axes in enumerate(made.subplots(rows, columns, squeeze=False).flat):
+        axes.set_axis_off()
+        if i < n:
+            axes.imshow(images[i], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    made.savefig(path)
+
+
+def _scatter(x: Tensor, path: str | Path, reference: Tensor | None) -> None:
+    shown = [("samples", x, ACCENT)] + ([("data", reference, INK)] if reference is not None else [])
+    made = figure(4.2 * len(shown), 4.2)
+    panels = made.subplots(1, len(shown), squeeze=False, sharex=True, sharey=True)[0]
+    for axes, (title, points, colour) in zip(panels, shown, strict=True):
+        points = points.detach().cpu().flatten(1)
+        if points.shape[1] == 1:
+            axes.hist(points[:, 0].numpy(), bins=80, color=colour, density=True)
+        else:
+            size = min(6.0, 4000 / len(points))
+            axes.scatter(points[:, 0], points[:, 1], s=size, color=colour, alpha=0.5, linewidths=0)
+            axes.set_aspect("equal", "datalim")
+        axes.set_title(f"{title} ({len(points)})")
+    made.savefig(path)
+
+
+def curves(metrics: str | Path, path: str | Path) -> None:
+    """The curves of a run, from its `metrics.jsonl`: loss (and validation loss) and learning rate over steps."""
+    records = [json.loads(line) for line in Path(metrics).read_text().splitlines()]
+    made = figure(7.0, 3.4)
+    left, right = made.subplots(1, 2, width_ratios=(2, 1))
+    _line(left, records, "loss", INK)
+    _line(left, records, "validation_loss", ACCENT)
+    left.set(xlabel="step", ylabel="loss", title="Loss")
+    if left.get_legend_handles_labels()[0]:
+        left.legend(frameon=False)
+    _line(right, records, "lr", INK)
+    right.set(xlabel="step", title="Learning rate")
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+    made.savefig(path)
+
+
+def _line(axes: Any, records: list[dict[str, Any]], key: str, colour: str) -> None:
+    points = [(r["step"], r[key]) for r in records if key in r]
+    if points:
+        axes.plot(*zip(*points, strict=True), color=colour, label=key.replace("_", " "), linewidth=1.5)

@@ -1,0 +1,99 @@
+"""Run folders: what a run leaves behind, and how it is found again.
+
+config.yaml          the whole configuration; `fmkit train config.yaml` repeats the run
+run.json             versions, machine, the words of the command line
+metrics.jsonl        one record a line: step, loss, lr; validation_loss
+checkpoints/         the state of training, for resuming
+flow.safetensors     the trained flow
+metrics.json         the figures of `fmkit evaluate`
+samples.png          64 samples        curves.png    the losses over steps
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fmkit._version import __version__
+from fmkit.config import Job, Layers, dump, load_layers
+from fmkit.errors import ConfigError, SavedFileError
+from fmkit.saving import write_bytes
+
+CONFIG, FLOW, METRICS, LINES = "config.yaml", "flow.safetensors", "metrics.json", "metrics.jsonl"
+
+
+def choose(name: str, base: Path = Path("runs")) -> Path:
+    """A folder for a new run that does not exist yet: runs/digits, runs/digits-2, ..."""
+    folder, k = base / name, 1
+    while folder.exists():
+        k += 1
+        folder = base / f"{name}-{k}"
+    return folder
+
+
+def begin(folder: Path, job: Job, words: Sequence[str]) -> None:
+    """Make the folder and write down what is about to run."""
+    import torch
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SavedFileError(f"cannot make the run folder {folder}: {error.strerror}") from error
+    write_bytes(folder / CONFIG, dump(job.config).encode())
+    facts = {
+        "command": list(words),
+        "fmkit": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "device": job.trainer.settings.device,
+        "plugins": plugins_used(),
+    }
+    write_json(folder / "run.json", facts)
+
+
+def plugins_used() -> dict[str, str]:
+    """Packages besides fmkit that provide parts and are imported, with their versions."""
+    from fmkit import registry
+
+    return {
+        e.package: e.version
+        for e in registry.entries()
+        if e.package != registry.HOME and e.value.partition(":")[0].split(".")[0] in sys.modules
+    }
+
+
+def configuration(folder: Path, words: Sequence[str] = ()) -> Layers:
+    """The configuration of an earlier run.
+
+    Raises:
+        ConfigError: if the folder holds no run.
+    """
+    if not (folder / CONFIG).is_file():
+        raise ConfigError(f"{folder} holds no run: there is no {CONFIG} in it", "run")
+    return load_layers({}, folder / CONFIG, words)
+
+
+def load_flow(run: Path) -> Any:
+    """The flow of a run folder, or of a file.
+
+    Raises:
+        SavedFileError: if there is none.
+    """
+    from fmkit.flow import Flow
+
+    if run.is_dir():
+        run = run / FLOW
+    if not run.is_file():
+        raise SavedFileError(f"there is no trained flow at {run}; `fmkit train` makes one")
+    return Flow.load(run)
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write JSON whole or not at all."""
+    write_bytes(path, json.dumps(values, indent=2).encode() + b"\n")
