@@ -40,9 +40,15 @@ class Part(torch.nn.Module, abc.ABC):
 
 
 def parameters_of(cls: type) -> dict[str, inspect.Parameter]:
-    """The constructor's parameters by name, without `self`; annotations are evaluated."""
-    signature = inspect.signature(cls, eval_str=True)
-    return dict(signature.parameters)
+    """The constructor's named parameters, without `self`; annotations are evaluated where they can be."""
+    if cls.__init__ is torch.nn.Module.__init__:  # type: ignore[misc]
+        return {}
+    try:
+        signature = inspect.signature(cls.__init__, eval_str=True)  # type: ignore[misc]
+    except NameError:  # a name that was imported for type checkers only: the argument goes unchecked
+        signature = inspect.signature(cls.__init__)  # type: ignore[misc]
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {p.name: p for p in list(signature.parameters.values())[1:] if p.kind in named}
 
 
 def _bind(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

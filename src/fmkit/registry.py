@@ -119,7 +119,7 @@ def find(group: str, name: str) -> Entry:
     """
     there = entries(group)
     kind = group.rsplit(".", 1)[-1]
-    package, _, bare = name.rpartition("/")
+    package, _, bare = name.replace("_", "-").rpartition("/")
     hits = [e for e in there if e.name == bare and (not package or e.package == _normal(package))]
     if not hits:
         known = {e.qualified if package else e.name for e in there}

@@ -136,7 +136,7 @@ def _value(value: Any, annotation: Any, where: str, context: Context) -> Any:
         return build(kinds[0], value, where, context)
     if _admits(annotation, Tensor) and isinstance(value, list):
         return _tensor(value, where)
-    if annotation is inspect.Parameter.empty:
+    if annotation is inspect.Parameter.empty or isinstance(annotation, str):
         return value
     try:
         return pydantic.TypeAdapter(_lax_collections(annotation), config=STRICT).validate_python(value)

@@ -7,6 +7,7 @@ from typing import Any
 
 from fmkit import registry
 from fmkit.errors import FmkitError, RegistryError, did_you_mean
+from fmkit.parts import parameters_of
 
 
 def listing(kind: str | None) -> list[dict[str, str]]:
@@ -36,7 +37,7 @@ def info(name: str) -> dict[str, Any]:
         part = entry.load()
     except FmkitError as error:
         return {**found, "broken": str(error)}
-    parameters = inspect.signature(part).parameters.values()
+    parameters = parameters_of(part).values() if inspect.isclass(part) else ()
     return {**found, "doc": inspect.getdoc(part) or "", "parameters": [str(p) for p in parameters]}
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fmkit.data.base import Data, DataSet, Split
 from fmkit.errors import ArgumentError
-from fmkit.training.randomness import stream
+from fmkit.randomness import stream
 from fmkit.transforms import Affine
 
 LEVELS = 17

@@ -1,1 +1,22 @@
 """Metrics: samples in, numbers out."""
+
+from fmkit.metrics.base import Metric
+from fmkit.metrics.frechet import Frechet, frechet_distance
+from fmkit.metrics.kernels import MMD, EnergyDistance
+from fmkit.metrics.likelihood import NegativeLogLikelihood, bits_per_dim, nll
+from fmkit.metrics.transport import SlicedWasserstein, Wasserstein, sliced_wasserstein, wasserstein_1d
+
+__all__ = [
+    "MMD",
+    "EnergyDistance",
+    "Frechet",
+    "Metric",
+    "NegativeLogLikelihood",
+    "SlicedWasserstein",
+    "Wasserstein",
+    "bits_per_dim",
+    "frechet_distance",
+    "nll",
+    "sliced_wasserstein",
+    "wasserstein_1d",
+]
