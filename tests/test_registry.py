@@ -71,7 +71,9 @@ def test_listing_imports_nothing(install):
 def test_a_broken_plugin_breaks_only_itself_and_is_named(install):
     install("broken-fm", [("fmkit.paths", "wreck", "broken_fm:Wreck")], code="raise ImportError('no such library')")
     assert registry.load("fmkit.paths", "condot") is fmkit.paths.CondOT
-    with pytest.raises(PluginLoadError, match=r"paths 'wreck' of broken-fm 1.2 .* no such library; repair or uninstall"):
+    with pytest.raises(
+        PluginLoadError, match=r"paths 'wreck' of broken-fm 1.2 .* no such library; repair or uninstall"
+    ):
         registry.load("fmkit.paths", "wreck")
 
 
@@ -84,7 +86,9 @@ def test_a_missing_attribute_is_a_broken_plugin(install):
 def test_two_packages_with_one_name_are_both_named(install):
     install("acme-fm", [SMOOTH])
     install("other-fm", [("fmkit.paths", "smooth", "other_fm:Smooth")])
-    with pytest.raises(RegistryError, match=r"acme-fm 1.2 and other-fm 1.2; write 'acme-fm/smooth' or 'other-fm/smooth'"):
+    with pytest.raises(
+        RegistryError, match=r"acme-fm 1.2 and other-fm 1.2; write 'acme-fm/smooth' or 'other-fm/smooth'"
+    ):
         registry.load("fmkit.paths", "smooth")
     ours = registry.load("fmkit.paths", "other-fm/smooth")
     assert ours.__module__ == "other_fm"

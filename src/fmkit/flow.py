@@ -120,10 +120,10 @@ class Flow(Part):
         x = self._check_points(x)
         cond = self._condition(cond, len(x))
         with self._mode(differentiable):
-            y = x if self.transform is None else self.transform(x)
+            y = (x if self.transform is None else self.transform(x)).to(self.dtype)
             y0, change = self._augmented(y, self.interval[::-1], cond, solver, divergence, generator)
             log_prob = self.start.log_prob(y0, cond) + change
-            return log_prob if self.transform is None else log_prob + self.transform.log_det(x)
+            return log_prob if self.transform is None else log_prob + self.transform.log_det(x).to(self.dtype)
 
     def sample_with_log_prob(
         self,
@@ -169,7 +169,7 @@ class Flow(Part):
         with self._mode(differentiable):
             if self.transform is not None and begin == self.interval[1]:
                 x = self.transform(x)
-            y = self._solve(x, (begin, end), self._condition(cond, len(x)), solver, generator).final
+            y = self._solve(x.to(self.dtype), (begin, end), self._condition(cond, len(x)), solver, generator).final
             return self.transform.inverse(y) if self.transform is not None and end == self.interval[1] else y
 
     def trajectory(
@@ -241,7 +241,7 @@ class Flow(Part):
         check_finite(check_data(x, "x"), "x")
         if x.shape[1:] != self.event_shape:
             raise ArgumentError(f"x has events of shape {tuple(x.shape[1:])}, this flow's are {self.event_shape}")
-        return x.to(device=self.device, dtype=self.dtype)
+        return x.to(self.device)  # its precision is the user's until the transform has been applied
 
     def _inside(self, t: float) -> float:
         if not 0.0 <= t <= 1.0:

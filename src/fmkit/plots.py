@@ -33,7 +33,7 @@ def figure(width: float, height: float) -> Figure:
     return made
 
 
-def samples(x: Tensor, path: str | Path, reference: Tensor | None = None) -> None:
+def samples(x: Tensor, path: str | Path, reference: Tensor | None = None, levels: int | None = None) -> None:
     """Samples as a picture: images as a grid, points as a scatter plot (beside real ones, if given).
 
     Args:
@@ -41,11 +41,12 @@ def samples(x: Tensor, path: str | Path, reference: Tensor | None = None) -> Non
             of at least 16 pixels.
         path: the picture's file.
         reference: real samples of the same shape.
+        levels: number of grey levels of integer images: samples are then rounded down to them, as dequantized data is.
 
     Raises:
         ArgumentError: for one-dimensional events without a reference shape, or without matplotlib.
     """
-    images = as_images(x)
+    images = as_images(x if levels is None else x.floor().clamp(0, levels - 1))
     if images is None:
         _scatter(x, path, reference)
     else:
@@ -62,7 +63,7 @@ def as_images(x: Tensor) -> Tensor | None:
     if x.ndim != 4 or x.shape[1] not in (1, 3):
         return None
     x = x.detach().cpu().double()
-    low, high = x.quantile(0.001), x.quantile(0.999)
+    low, high = x.amin(), x.amax()
     x = ((x - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
     return x[:, 0] if x.shape[1] == 1 else x.permute(0, 2, 3, 1)
 
@@ -90,7 +91,7 @@ def _scatter(x: Tensor, path: str | Path, reference: Tensor | None) -> None:
         else:
             size = min(6.0, 4000 / len(points))
             axes.scatter(points[:, 0], points[:, 1], s=size, color=colour, alpha=0.5, linewidths=0)
-            axes.set_aspect("equal", "datalim")
+            axes.set_aspect("equal")
         axes.set_title(f"{title} ({len(points)})")
     made.savefig(path)
 
@@ -116,4 +117,5 @@ def curves(metrics: str | Path, path: str | Path) -> None:
 def _line(axes: Any, records: list[dict[str, Any]], key: str, colour: str) -> None:
     points = [(r["step"], r[key]) for r in records if key in r]
     if points:
-        axes.plot(*zip(*points, strict=True), color=colour, label=key.replace("_", " "), linewidth=1.5)
+        marker = "o" if len(points) < 20 else None
+        axes.plot(*zip(*points, strict=True), marker, color=colour, label=key.replace("_", " "), linewidth=1.5)

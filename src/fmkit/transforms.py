@@ -78,8 +78,9 @@ class Affine(Transform):
         return per_event.to(x.dtype).expand(x.shape[0])
 
     def _apply(self, fn, recurse: bool = True):
-        # Moves with the device; stays float64 whatever the model's precision (one rounding, at the end).
+        # Moves with the device and stays float64 whatever the model's precision: one rounding, at the end.
+        kept = self.shift, self.scale
         super()._apply(fn, recurse)
-        wide = time_dtype(self.scale.device)
-        self.shift, self.scale = self.shift.to(wide), self.scale.to(wide)
+        device = self.scale.device
+        self.shift, self.scale = (v.to(device, time_dtype(device)) for v in kept)
         return self

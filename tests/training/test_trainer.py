@@ -67,12 +67,22 @@ def test_the_bare_loop_and_the_trainer_take_the_same_steps():
     averaged = [p.detach().clone() for p in bare.parameters()]
     flow = run.fit(data)
 
-    path, optimizer = fmkit.paths.CondOT(), torch.optim.AdamW(bare.parameters(), weight_decay=0.1, fused=True)
+    path, optimizer = (
+        fmkit.paths.CondOT(),
+        torch.optim.AdamW(
+            [
+                {"params": [p for p in bare.parameters() if p.ndim > 1], "weight_decay": 0.1},
+                {"params": [p for p in bare.parameters() if p.ndim < 2], "weight_decay": 0.0},
+            ],
+            fused=True,
+        ),
+    )
     order = torch.randperm(64, generator=stream(0, "order", 0)), torch.randperm(64, generator=stream(0, "order", 1))
     bare.train()
     for k in range(7):
         rows = torch.cat(order)[16 * k : 16 * (k + 1)]
-        optimizer.param_groups[0]["lr"] = 1e-2 * ((k + 1) / 3 if k < 3 else 1 - (k - 3) / 4)
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-2 * ((k + 1) / 3 if k < 3 else 1 - (k - 3) / 4)
         torch.manual_seed(fmkit.randomness.stream_seed(0, "dropout", k))
         x1 = data[rows]
         x0 = torch.randn(16, 2, generator=stream(0, "source", k))

@@ -19,9 +19,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 plugins = typer.Typer(help="What is installed.", no_args_is_help=True, rich_markup_mode=None)
-config = typer.Typer(
-    help="Configurations, and their JSON schema.", no_args_is_help=True, rich_markup_mode=None
-)
+config = typer.Typer(help="Configurations, and their JSON schema.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(plugins, name="plugins")
 app.add_typer(config, name="config")
 

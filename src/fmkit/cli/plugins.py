@@ -7,7 +7,6 @@ from typing import Any
 
 from fmkit import registry
 from fmkit.errors import FmkitError, RegistryError, did_you_mean
-from fmkit.parts import parameters_of
 
 
 def listing(kind: str | None) -> list[dict[str, str]]:
@@ -33,6 +32,8 @@ def info(name: str) -> dict[str, Any]:
         "value": entry.value,
         "requires": [r for r in entry.requires if r.lower().startswith(registry.HOME)],
     }
+    from fmkit.parts import parameters_of
+
     try:
         part = entry.load()
     except FmkitError as error:

@@ -122,4 +122,4 @@ def _draw(flow: Any, job: Job, folder: Path) -> None:
     images = plots.as_images(job.split.test[:1]) is not None
     n, seed = 64 if images else 2000, job.config.seed
     x = flow.sample(n, cond=conditions(job.split, n, seed), generator=stream(seed, "samples"))
-    plots.samples(x, folder / "samples.png", None if images else job.split.test[:2000])
+    plots.samples(x, folder / "samples.png", None if images else job.split.test[:2000], job.split.levels)

@@ -46,7 +46,9 @@ class Digits(DataSet):
         cut = int(0.8 * len(x))
         train, test = order[:cut], order[cut:]
         cond = (y[train], y[test]) if self.labels else (None, None)
-        # One scale for all pixels; dequantized values lie in [0, 17), so this maps them onto [-1, 1).
-        transform = Affine(LEVELS / 2, LEVELS / 2)
+        # The mean image of the dequantized values is subtracted; one scale for all pixels makes their variance 1.
+        kept = x[train].double()
+        variance = kept.var(0, correction=0).mean() + 1 / 12
+        transform = Affine(kept.mean(0) + 0.5, variance.sqrt())
         data = Data(x[train], cond[0], transform=transform, augment=dequantize)
         return Split(data, x[test], cond[1], 10 if self.labels else None, LEVELS)

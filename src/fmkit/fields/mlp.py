@@ -12,12 +12,17 @@ from torch import Tensor, nn
 from fmkit.errors import ArgumentError
 from fmkit.fields.base import VectorField
 
+EMBEDDING = 128  # features of time and condition
+
 
 class MLP(VectorField):
-    """v(t, x, c): residual blocks on the flattened event, each modulated by an embedding of time and condition.
+    """v(t, x, c): residual blocks on the flattened event, each modulated by an embedding e of time and condition.
 
-    The last layer starts at zero, so an untrained field is v = 0. A missing condition (`cond=None`) is a learnt
-    embedding of its own; with `cond_dropout` it is also trained, for classifier-free guidance.
+        h = W x,   h <- h + f(norm(h) (1 + scale(e)) + shift(e)) in every block,   v = V norm(h) + gain(e) x
+
+    The gain lets the part of a velocity that is linear in x, most of it near either end, bypass the network. Blocks
+    begin as the identity and V and the gain at zero, so an untrained field is v = 0. A missing condition (`cond=None`)
+    is a learnt embedding of its own; with `cond_dropout` it is also trained, for classifier-free guidance.
 
     Args:
         event_shape: shape of one sample, as `(64,)`, or its length, as `64`.
@@ -59,16 +64,15 @@ class MLP(VectorField):
             raise ArgumentError("classes and cond_dim are both given; a condition is a label or a vector")
         dim = math.prod(self.event_shape)
         self.classes, self.cond_dim, self.cond_dropout = classes, cond_dim, cond_dropout
-        self.time = TimeEmbedding(width)
-        self.label = None if classes is None else nn.Embedding(classes, width)
-        self.vector = None if cond_dim is None else nn.Linear(cond_dim, width)
-        self.null = None if classes is None and cond_dim is None else nn.Parameter(torch.zeros(width))
+        self.time = TimeEmbedding(EMBEDDING)
+        self.label = None if classes is None else nn.Embedding(classes, EMBEDDING)
+        self.vector = None if cond_dim is None else nn.Linear(cond_dim, EMBEDDING)
+        self.null = None if classes is None and cond_dim is None else nn.Parameter(torch.zeros(EMBEDDING))
         self.first = nn.Linear(dim, width)
         self.blocks = nn.ModuleList(Block(width, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
-        self.last = nn.Linear(width, dim)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        self.last = _zeroed(nn.Linear(width, dim))
+        self.gain = _zeroed(nn.Linear(EMBEDDING, 1))
 
     def forward(self, t: Tensor, x: Tensor, cond: Any = None) -> Tensor:
         if x.shape[1:] != self.event_shape:
@@ -77,10 +81,11 @@ class MLP(VectorField):
         if self.null is not None or cond is not None:
             embedding = embedding + self._embed(cond, len(x))
         embedding = nn.functional.silu(embedding)
-        h = self.first(x.flatten(1))
+        flat = x.flatten(1)
+        h = self.first(flat)
         for block in self.blocks:
             h = block(h, embedding)
-        return self.last(self.norm(h)).reshape(x.shape)
+        return (self.last(self.norm(h)) + self.gain(embedding) * flat).reshape(x.shape)
 
     def _embed(self, cond: Any, n: int) -> Tensor:
         if self.null is None:
@@ -111,35 +116,36 @@ class MLP(VectorField):
 
 
 class TimeEmbedding(nn.Module):
-    """Sines and cosines of t at geometric frequencies from 1 to 100 times 2 pi / 4, then two layers."""
+    """t, and sines and cosines of omega t at 16 geometric frequencies from pi to 32 pi, then two layers."""
 
     omega: Tensor
 
-    def __init__(self, width: int, frequencies: int = 32) -> None:
+    def __init__(self, width: int, frequencies: int = 16) -> None:
         super().__init__()
-        omega = math.pi / 2 * torch.logspace(0, 2, frequencies)
-        self.register_buffer("omega", omega, persistent=False)
-        self.layers = nn.Sequential(nn.Linear(2 * frequencies, width), nn.SiLU(), nn.Linear(width, width))
+        self.register_buffer("omega", math.pi * torch.logspace(0, math.log10(32), frequencies), persistent=False)
+        self.layers = nn.Sequential(nn.Linear(2 * frequencies + 1, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
         angle = t[:, None] * self.omega.to(t.dtype)
-        return self.layers(torch.cat([angle.sin(), angle.cos()], dim=1))
+        return self.layers(torch.cat([2 * t[:, None] - 1, angle.sin(), angle.cos()], dim=1))
 
 
 class Block(nn.Module):
-    """h + f(norm(h) scaled and shifted by the embedding): adaptive normalisation, as in diffusion transformers."""
+    """h + f(norm(h) (1 + scale(e)) + shift(e)): adaptive normalisation, as in diffusion transformers."""
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.modulate = nn.Linear(width, 2 * width)
-        self.layers = nn.Sequential(
-            nn.Linear(width, width),
-            nn.SiLU(),
-            nn.Dropout(dropout) if dropout else nn.Identity(),
-            nn.Linear(width, width),
-        )
+        self.modulate = _zeroed(nn.Linear(EMBEDDING, 2 * width))
+        drop = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.layers = nn.Sequential(nn.Linear(width, width), nn.GELU("tanh"), drop, _zeroed(nn.Linear(width, width)))
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
         scale, shift = self.modulate(embedding).chunk(2, dim=1)
         return h + self.layers(self.norm(h) * (1 + scale) + shift)
+
+
+def _zeroed(layer: nn.Linear) -> nn.Linear:
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer

@@ -64,12 +64,12 @@ class Sampler:
 class InMemory:
     """Batches of tensors that lie on the training device."""
 
-    def __init__(self, data: Data, batch_size: int, seed: int, device: torch.device, dtype: torch.dtype) -> None:
-        self.x = as_tensor(data.x, "data").to(device, dtype)
+    def __init__(self, data: Data, batch_size: int, seed: int, device: torch.device) -> None:
+        self.x = as_tensor(data.x, "data").to(device)
         self.cond = _rows(data.cond, "cond", self.x, device)
         self.x0 = _rows(data.x0, "x0", self.x, device)
         if self.x0 is not None:
-            self.x0 = as_tensor(self.x0, "x0").to(dtype)
+            self.x0 = as_tensor(self.x0, "x0")
             if self.x0.shape != self.x.shape:
                 raise ArgumentError(
                     f"pairs have shapes {tuple(self.x0.shape)} and {tuple(self.x.shape)}; need equal ones"
@@ -89,14 +89,12 @@ class InMemory:
 class FromDataset:
     """Batches of a map-style Dataset, through a DataLoader with the counting sampler."""
 
-    def __init__(
-        self, dataset: Any, batch_size: int, seed: int, device: torch.device, dtype: torch.dtype, options: dict
-    ) -> None:
+    def __init__(self, dataset: Any, batch_size: int, seed: int, device: torch.device, options: dict) -> None:
         if len(dataset) == 0:
             raise ArgumentError("the data set is empty, expected at least one sample")
-        self.dataset, self.options, self.device, self.dtype = dataset, options, device, dtype
+        self.dataset, self.options, self.device = dataset, options, device
         self.batch_size, self.seed = batch_size, seed
-        self.event_shape = _event_shape(_samples(default_collate([dataset[0]]), device, dtype))
+        self.event_shape = _event_shape(_samples(default_collate([dataset[0]]), device))
 
     def iterate(self, start: int) -> Iterator[Samples]:
         """The batches of steps start, start + 1, ..."""
@@ -105,7 +103,7 @@ class FromDataset:
         # Workers draw their base seed here; giving it a stream of its own leaves the global one alone.
         generator = torch.Generator().manual_seed(stream_seed(self.seed, "workers", start))
         loader = DataLoader(self.dataset, batch_sampler=order, generator=generator, **self.options)
-        return (_samples(batch, self.device, self.dtype) for batch in loader)
+        return (_samples(batch, self.device) for batch in loader)
 
 
 class Streaming:
@@ -114,35 +112,35 @@ class Streaming:
     A resumed run reads and drops what was consumed before: exact if the stream comes in the same order again.
     """
 
-    def __init__(self, loader: Any, device: torch.device, dtype: torch.dtype) -> None:
-        self.loader, self.device, self.dtype = loader, device, dtype
+    def __init__(self, loader: Any, device: torch.device) -> None:
+        self.loader, self.device = loader, device
         first = next(iter(loader), None)
         if first is None:
             raise ArgumentError("the data stream is empty, expected at least one batch")
-        self.event_shape = _event_shape(_samples(first, device, dtype))
+        self.event_shape = _event_shape(_samples(first, device))
 
     def iterate(self, start: int) -> Iterator[Samples]:
         """The batches of steps start, start + 1, ..."""
         endless = itertools.chain.from_iterable(iter(self.loader) for _ in itertools.count())
-        return (_samples(batch, self.device, self.dtype) for batch in itertools.islice(endless, start, None))
+        return (_samples(batch, self.device) for batch in itertools.islice(endless, start, None))
 
 
-def batches_of(data: Data, batch_size: int, seed: int, device: torch.device, dtype: torch.dtype) -> Any:
-    """The batches of whatever the user handed over."""
+def batches_of(data: Data, batch_size: int, seed: int, device: torch.device) -> Any:
+    """The batches of whatever the user handed over, in its own precision."""
     x = data.x
     if isinstance(x, DataLoader):
         _only_samples(data)
         if isinstance(x.dataset, IterableDataset):
-            return Streaming(x, device, dtype)
+            return Streaming(x, device)
         options = {"num_workers": x.num_workers, "collate_fn": x.collate_fn, "pin_memory": x.pin_memory}
-        return FromDataset(x.dataset, x.batch_size or batch_size, seed, device, dtype, options)
+        return FromDataset(x.dataset, x.batch_size or batch_size, seed, device, options)
     if isinstance(x, IterableDataset):
         _only_samples(data)
-        return Streaming(DataLoader(x, batch_size=batch_size), device, dtype)
+        return Streaming(DataLoader(x, batch_size=batch_size), device)
     if isinstance(x, Dataset):
         _only_samples(data)
-        return FromDataset(x, batch_size, seed, device, dtype, {})
-    return InMemory(data, batch_size, seed, device, dtype)
+        return FromDataset(x, batch_size, seed, device, {})
+    return InMemory(data, batch_size, seed, device)
 
 
 def _only_samples(data: Data) -> None:
@@ -150,7 +148,7 @@ def _only_samples(data: Data) -> None:
         raise ArgumentError("a Dataset brings its own conditions, as (sample, condition); cond is for tensors")
 
 
-def _samples(batch: Any, device: torch.device, dtype: torch.dtype) -> Samples:
+def _samples(batch: Any, device: torch.device) -> Samples:
     x, cond = batch if isinstance(batch, list | tuple) and len(batch) == 2 else (batch, None)
     if isinstance(x, list | tuple) and len(x) == 1:
         x = x[0]
@@ -159,7 +157,7 @@ def _samples(batch: Any, device: torch.device, dtype: torch.dtype) -> Samples:
             f"the data yields {type(batch).__name__}s, expected tensors, or (sample, condition) pairs of tensors"
         )
     check_data(x, "data")
-    return Samples(x.to(device, dtype), cond.to(device) if isinstance(cond, Tensor) else cond)
+    return Samples(x.to(device), cond.to(device) if isinstance(cond, Tensor) else cond)
 
 
 def _event_shape(samples: Samples) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ class Settings(pydantic.BaseModel):
         lr: AdamW's learning rate after warm-up.
         warmup: steps of linear warm-up from 0.
         decay: of the learning rate after warm-up: to 0 at the last step, or not.
-        weight_decay: AdamW's.
+        weight_decay: AdamW's, on matrices only.
         betas: AdamW's.
         clip: largest norm of the gradient, or null.
         ema: decay of the weights' average that samples and is saved; 0 for none. It warms up as (1 + k)/(10 + k).

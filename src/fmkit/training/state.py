@@ -53,10 +53,9 @@ class Run:
         self.ema = copy.deepcopy(network).eval().requires_grad_(False) if settings.ema else network
         self._averaged = list(zip(self.ema.parameters(), network.parameters(), strict=True)) if settings.ema else []
         self.optimizer = torch.optim.AdamW(
-            self.parameters,
+            _groups(self.parameters, settings.weight_decay),
             lr=settings.lr,
             betas=settings.betas,
-            weight_decay=settings.weight_decay,
             fused=self.device.type in ("cpu", "cuda"),
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "float16")
@@ -187,7 +186,7 @@ class Run:
                 fused = self.optimizer.param_groups[0]["fused"]
                 state["step"] = state["step"].to(self.device if fused else "cpu")
                 self.optimizer.state[parameter] = {
-                    k: v if k == "step" else v.to(parameter.device) for k, v in state.items()
+                    k: v.clone() if k == "step" else v.to(parameter.device, copy=True) for k, v in state.items()
                 }
             self.scaler.load_state_dict(header["scaler"]) if self.scaler.is_enabled() else None
             self.total, self.counted = tensors["total"].to(self.device), header["counted"]
@@ -209,3 +208,11 @@ class Run:
     def _described(self) -> dict[str, Any]:
         """The parts as plain data; their tensors are in the checkpoint itself, or in the data."""
         return {key: describe(part, {}, key) for key, part in self.parts.items()}
+
+
+def _groups(parameters: list[torch.nn.Parameter], decay: float) -> list[dict[str, Any]]:
+    """Weight decay is for matrices: pulling a bias or a normalisation's gain towards zero only biases it."""
+    matrices = [p for p in parameters if p.ndim > 1]
+    rest = [p for p in parameters if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]

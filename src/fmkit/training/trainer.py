@@ -98,7 +98,7 @@ class Trainer:
             data = self._begin_with(data, initial)
         source, coupling = self._ends(data)
         s, device = self.settings, self._place()
-        batches = batches_of(data, s.batch_size, s.seed, device, self._dtype)
+        batches = batches_of(data, s.batch_size, s.seed, device)
         held_out = None if validation is None else self._held_out(validation, data, device)
         parts = {"path": self.path, "objective": self.objective, "source": source, "coupling": coupling}
         run = Run(s, self.field, parts, folder)
@@ -165,8 +165,9 @@ class Trainer:
             x1 = data.augment(x1, stream(seed, purpose + "augment", step, device=device))
         if data.transform is not None:
             x1 = data.transform(x1)
+        x1 = x1.to(self._dtype)  # only now: a transform may take away digits that the precision could not hold
         if samples.x0 is not None:
-            return Batch(samples.x0, x1, cond)
+            return Batch(samples.x0.to(self._dtype), x1, cond)
         generator = stream(seed, purpose + "source", step, device=device)
         x0 = source.sample(x1.shape, cond=cond, generator=generator, dtype=x1.dtype, device=device)
         if coupling.independent:
@@ -200,7 +201,7 @@ class Trainer:
     def _held_out(self, validation: Any, data: Data, device: torch.device) -> tuple[Data, Any]:
         held_out = _as_data(validation, None)
         held_out = dataclasses.replace(held_out, transform=held_out.transform or data.transform)
-        return held_out, batches_of(held_out, self.settings.batch_size, self.settings.seed, device, self._dtype)
+        return held_out, batches_of(held_out, self.settings.batch_size, self.settings.seed, device)
 
     def _begin_with(self, data: Data, initial: Flow) -> Data:
         trained = initial.field.network if isinstance(initial.field, PredictionField) else initial.field

@@ -1,0 +1,255 @@
+"""What every solver owes: exact landing, times inside the interval, honest counts, both directions, clear refusals.
+
+All are run here on dx/dt = x² cos t, whose solution from x(s) is x(t) = 1 / (1/x(s) + sin s - sin t).
+"""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from fmkit import registry
+from fmkit.errors import ArgumentError, FmkitError, SolverError
+from fmkit.solvers import AB3, RK4, AdaptiveHeun, Dopri5, FixedStep, Heun, Solution, Solver, UniformGrid
+from fmkit.solvers.base import check_times
+
+ODES = [e.name for e in registry.entries("fmkit.solvers") if e.package == "fmkit" and e.load().reads == "velocity"]
+FIXED = [n for n in ODES if issubclass(registry.load("fmkit.solvers", n), FixedStep)]
+
+
+def make(name: str) -> Solver:
+    cls = registry.load("fmkit.solvers", name)
+    return cls(steps=50) if "steps" in cls.__init__.__code__.co_varnames else cls()
+
+
+def bernoulli(t, x):
+    return x**2 * math.cos(float(t))
+
+
+def exact(x, begin, end):
+    return 1 / (1 / x + math.sin(begin) - math.sin(end))
+
+
+def start(dtype=torch.float64):
+    return torch.tensor([[0.3, 0.5], [0.6, -0.4], [0.1, -0.5]], dtype=dtype)
+
+
+class Recorder:
+    """Counts its calls and keeps their times."""
+
+    def __init__(self, f=bernoulli):
+        self.f, self.times = f, []
+
+    def __call__(self, t, x):
+        self.times.append(float(t))
+        return self.f(t, x)
+
+
+TOLERANCE = {"euler": 3e-2, "torchdiffeq-euler": 3e-2}
+SECOND = dict.fromkeys(["midpoint", "heun", "ab2", "torchdiffeq-midpoint", "torchdiffeq-heun2", "adaptive-heun"], 1e-3)
+SECOND["fehlberg2"] = 1e-2  # its error estimate has a factor of 1/512
+
+
+@pytest.mark.parametrize("name", ODES)
+@pytest.mark.parametrize("times", [(0.0, 1.0), (1.0, 0.0), (1e-5, 1 - 1e-5), (0.9, 0.25)])
+def test_reaches_the_closed_form(name, times):
+    x0 = start()
+    solution = make(name).solve(bernoulli, x0, times)
+    error = (solution.final - exact(x0, *times)).abs().max().item()
+    assert error < TOLERANCE.get(name, SECOND.get(name, 2e-4))
+    assert solution.times == times
+    assert torch.equal(solution.states[0], x0)
+    assert solution.status == "success"
+
+
+@pytest.mark.parametrize("name", ODES)
+@pytest.mark.parametrize("times", [(0.1, 0.7000001), (1.0, 1e-5), (0.0, 1 - 1e-5), (0.3, 0.3 + 1e-9)])
+def test_lands_exactly_on_the_last_time(name, times):
+    """dx/dt = 1 shows how far time went: to the last time, up to the rounding of as many additions as steps."""
+    x0 = torch.zeros(2, 1, dtype=torch.float64)
+    final = make(name).solve(lambda t, x: torch.ones_like(x), x0, times).final
+    torch.testing.assert_close(final, torch.full_like(x0, times[1] - times[0]), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", ODES)
+@pytest.mark.parametrize("times", [(0.0, 1.0), (1 - 1e-5, 1e-5), (0.2, 0.6, 0.61, 0.9), (1.0, 0.7, 0.1)])
+def test_never_evaluates_outside_the_interval(name, times):
+    f = Recorder()
+    make(name).solve(f, start(), times)
+    assert min(times) <= min(f.times)
+    assert max(f.times) <= max(times)
+
+
+@pytest.mark.parametrize("name", ODES)
+@pytest.mark.parametrize("times", [(0.0, 1.0), (1.0, 0.0), (0.0, 0.33, 0.5, 1.0)])
+@pytest.mark.parametrize("integrals", [False, True])
+def test_counts_every_evaluation_once_for_each_sample(name, times, integrals):
+    f = Recorder(lambda t, s: (bernoulli(t, s[0]), s[0].sum(1)) if integrals else bernoulli(t, s))
+    x0 = (start(), torch.zeros(3, dtype=torch.float64)) if integrals else start()
+    solution = make(name).solve(f, x0, times)
+    assert solution.nfe.tolist() == [len(f.times)] * 3
+    assert solution.nfe.dtype == torch.int64
+    assert solution.accepted > 0
+
+
+@pytest.mark.parametrize("name", ODES)
+def test_intermediate_times_do_not_move_the_end(name):
+    x0 = start()
+    for ends in ((0.0, 1.0), (1.0, 0.0)):
+        plain = make(name).solve(bernoulli, x0, ends)
+        stops = [ends[0], *sorted([0.333, 0.5, 0.91], reverse=ends[0] > ends[1]), ends[1]]
+        stopped = make(name).solve(bernoulli, x0, stops)
+        assert torch.equal(plain.final, stopped.final)
+        assert len(stopped.states) == 5
+        for t, state in zip(stops, stopped.states, strict=True):
+            error = (state - exact(x0, ends[0], t)).abs().max().item()
+            # between its steps an adaptive method interpolates, at a lower order than it steps
+            assert error < max(TOLERANCE.get(name, SECOND.get(name, 2e-4)), 0 if name in FIXED else 2e-3)
+
+
+@pytest.mark.parametrize("name", ODES)
+def test_integrals_ride_along(name):
+    """The point beside an integral moves as alone (for fixed steps), and d log x / dt = x cos t integrates to it."""
+    x0 = start().abs()
+    state = (x0, torch.zeros(3, 2, dtype=torch.float64))
+    point, integral = (
+        make(name).solve(lambda t, s: (bernoulli(t, s[0]), s[0] * math.cos(float(t))), state, (0.0, 1.0)).final
+    )
+    want = torch.log(exact(x0, 0.0, 1.0) / x0)
+    tolerance = TOLERANCE.get(name, SECOND.get(name, 2e-4))
+    assert (integral - want).abs().max().item() < tolerance
+    if name in FIXED:
+        assert torch.equal(point, make(name).solve(bernoulli, x0, (0.0, 1.0)).final)
+
+
+@pytest.mark.parametrize("name", ODES)
+def test_backward_undoes_forward(name):
+    x0 = start()
+    there = make(name).solve(bernoulli, x0, (0.1, 0.9)).final
+    back = make(name).solve(bernoulli, there, (0.9, 0.1)).final
+    assert (back - x0).abs().max().item() < 2 * TOLERANCE.get(name, SECOND.get(name, 2e-4))
+    assert (there - x0).abs().max().item() > 0.1
+
+
+@pytest.mark.parametrize("name", ODES)
+@pytest.mark.parametrize("event", [(), (4,), (2, 3, 4)])
+def test_any_event_shape_and_precision(name, event):
+    for dtype in (torch.float32, torch.float64):
+        x0 = torch.full((2, *event), 0.5, dtype=dtype)
+        final = make(name).solve(bernoulli, x0, (0.0, 1.0)).final
+        assert final.dtype == dtype
+        want = exact(torch.full((2, *event), 0.5), 0.0, 1.0)
+        torch.testing.assert_close(final.float(), want, rtol=0, atol=TOLERANCE.get(name, SECOND.get(name, 2e-4)))
+
+
+@pytest.mark.parametrize("name", ODES)
+def test_a_field_that_is_not_a_number_is_an_error(name):
+    calls = itertools.count()
+
+    def f(t, x):
+        assert next(calls) < 5000, "still asking for more of it"
+        return x * float("nan")
+
+    with pytest.raises(SolverError, match="t = ") as caught:
+        make(name).solve(f, start(), (0.0, 1.0))
+    assert "still asking" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["euler", "rk4", "ab4", "torchdiffeq-rk4", "bosh3", "dopri5", "scipy-dop853", "scipy-lsoda"]
+)
+def test_a_field_that_blows_up_is_an_error(name):
+    """dx/dt = 4 x² from 0.5 is infinite at t = 0.5; fixed steps may step across the pole, and then end non-finite."""
+    calls = itertools.count()
+
+    def f(t, x):
+        assert next(calls) < 30_000, "still asking for more of it"
+        return 4 * x**2
+
+    try:
+        solution = make(name).solve(f, torch.full((1, 1), 0.5, dtype=torch.float64), (0.0, 1.0))
+    except SolverError as error:
+        assert "t = " in str(error)
+        assert "still asking" not in str(error)
+    else:
+        assert torch.isfinite(solution.final).all()
+
+
+BAD_TIMES = {
+    "one": ([0.5], r"times are \[0\.5\], expected two or more"),
+    "none": ([], r"times are \[\], expected two or more"),
+    "equal": ([0.5, 0.5], "strictly increasing or strictly decreasing"),
+    "turning": ([0.0, 1.0, 0.5], "strictly increasing or strictly decreasing"),
+    "repeated": ([0.0, 0.5, 0.5, 1.0], "strictly increasing or strictly decreasing"),
+    "nan": ([0.0, float("nan")], "expected finite numbers"),
+    "infinite": ([0.0, float("inf")], "expected finite numbers"),
+}
+
+
+@pytest.mark.parametrize("name", ODES)
+@pytest.mark.parametrize("mistake", BAD_TIMES)
+def test_bad_times_are_refused(name, mistake):
+    times, message = BAD_TIMES[mistake]
+    with pytest.raises(ArgumentError, match=message):
+        make(name).solve(bernoulli, start(), times)
+
+
+@pytest.mark.parametrize("name", ["euler", "ab3", "torchdiffeq-rk4", "dopri5", "scipy-dop853", "scipy-lsoda"])
+def test_an_interval_shorter_than_the_steps_rounding_is_crossed_or_refused(name):
+    x0 = start()
+    try:
+        final = make(name).solve(bernoulli, x0, (0.3, 0.1 + 0.2)).final
+    except FmkitError:
+        return
+    torch.testing.assert_close(final, x0, rtol=0, atol=1e-14)
+
+
+def test_a_partial_grid_integrates_over_what_it_says():
+    """[0.5, 1] begins at 0.5 and ends at 1, and is not carried back to 0."""
+    x0 = start()
+    final = RK4(steps=100).solve(bernoulli, x0, [0.5, 1.0]).final
+    torch.testing.assert_close(final, exact(x0, 0.5, 1.0), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("solver", [Heun(10), AB3(10), Dopri5(), AdaptiveHeun()], ids=repr)
+def test_gradients_pass_through(solver):
+    """x(1) = x0 exp(w): d x(1)/dw = x(1), d x(1)/dx0 = exp(w), and autograd agrees with differences of the solver."""
+
+    def end(w, x0):
+        return solver.solve(lambda t, x: w * x, x0, (0.0, 1.0)).final
+
+    w = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    x0 = start().requires_grad_()
+    dw, dx = torch.autograd.grad(end(w, x0).sum(), (w, x0))
+    assert dw.item() == pytest.approx(math.exp(0.7) * x0.sum().item(), rel=5e-3)
+    torch.testing.assert_close(dx, torch.full_like(x0, math.exp(0.7)), rtol=5e-3, atol=0)
+    if isinstance(solver, FixedStep):
+        assert torch.autograd.gradcheck(end, (w, x0))
+
+
+def test_low_precision_states_are_accumulated_in_at_least_single_precision():
+    """1000 steps of 0.001 in bfloat16 stop at 0.5: half an ulp there is more than a step."""
+    x0 = torch.zeros(1, 1, dtype=torch.bfloat16)
+    final = (
+        registry.load("fmkit.solvers", "euler")(steps=1000).solve(lambda t, x: torch.ones_like(x), x0, (0.0, 1.0)).final
+    )
+    assert final.item() == pytest.approx(1.0, abs=0.01)
+
+
+def test_check_times():
+    assert check_times([1, torch.tensor(0.5), 0]) == (1.0, 0.5, 0.0)
+    with pytest.raises(FmkitError):
+        check_times([0.0, -0.0])
+
+
+def test_solution_final_is_the_last_state():
+    states = (torch.zeros(1), torch.ones(1))
+    assert Solution((0.0, 1.0), states, torch.zeros(1), 1).final is states[1]
+
+
+def test_a_solver_is_not_changed_by_solving():
+    solver = AB3(8, UniformGrid())
+    first = solver.solve(bernoulli, start(), (0.0, 1.0)).final
+    solver.solve(lambda t, x: -x, start(), (1.0, 0.0))
+    assert torch.equal(solver.solve(bernoulli, start(), (0.0, 1.0)).final, first)

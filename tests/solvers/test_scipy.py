@@ -1,0 +1,77 @@
+"""scipy's methods as references: double precision inside, to tolerance, stiff fields, no gradients."""
+
+import math
+
+import pytest
+import torch
+
+from fmkit.errors import ArgumentError, CombinationError
+from fmkit.fields import MLP
+from fmkit.flow import Flow
+from fmkit.solvers import DOP853, LSODA, RK4, Radau
+from fmkit.sources import Gaussian
+
+ALL = [DOP853, Radau, LSODA]
+
+
+def bernoulli(t, x):
+    return x**2 * math.cos(t)
+
+
+@pytest.mark.parametrize("cls", ALL)
+@pytest.mark.parametrize("times", [(0.0, 1.0), (1.0, 0.0)])
+def test_tolerance_is_honoured(cls, times):
+    x0 = torch.tensor([[0.3, 0.6, -0.5]], dtype=torch.float64)
+    want = 1 / (1 / x0 + math.sin(times[0]) - math.sin(times[1]))
+    for tolerance in (1e-6, 1e-11):
+        error = (cls(tolerance, tolerance).solve(bernoulli, x0, times).final - want).abs().max().item()
+        assert error < 500 * tolerance
+
+
+@pytest.mark.parametrize("cls", ALL)
+def test_the_arithmetic_is_double_whatever_the_states_precision(cls):
+    """A float32 state is advanced in float64: the end is the exact one, rounded once."""
+    x0 = torch.tensor([[0.3, 0.6, -0.5]])
+    want = 1 / (1 / x0.double() - math.sin(1.0))
+    final = cls(1e-11, 1e-11).solve(lambda t, x: x.double() ** 2 * math.cos(t), x0, (0.0, 1.0)).final
+    torch.testing.assert_close(final.double(), want, rtol=2e-7, atol=0)
+
+
+@pytest.mark.parametrize("cls", [Radau, LSODA])
+def test_implicit_methods_take_a_stiff_field_cheaply(cls):
+    """dx/dt = -1e5 (x - cos t): x follows cos t."""
+    solution = cls(1e-6, 1e-6).solve(
+        lambda t, x: -1e5 * (x - math.cos(t)), torch.zeros(1, 1, dtype=torch.float64), (0.0, 1.0)
+    )
+    assert solution.final.item() == pytest.approx(math.cos(1.0), abs=1e-4)
+    assert solution.nfe[0] < 1000
+
+
+@pytest.mark.parametrize("cls", ALL)
+def test_gradients_are_refused_rather_than_lost(cls):
+    x0 = torch.ones(1, 1, requires_grad=True)
+    with pytest.raises(CombinationError, match=f"no gradient passes through {cls.__name__}"):
+        cls().solve(bernoulli, x0, (0.0, 1.0))
+    with torch.no_grad():
+        cls().solve(bernoulli, x0, (0.0, 1.0))
+
+
+def test_gradients_with_respect_to_weights_are_refused_too(seeded):
+    """The state needs no gradient then, the field does."""
+    flow = Flow(Gaussian(), MLP(1, width=4, depth=1), event_shape=1)
+    with pytest.raises(CombinationError, match="no gradient"):
+        flow.sample(2, solver=DOP853(), generator=seeded(0), differentiable=True)
+
+
+@pytest.mark.parametrize("cls", ALL)
+def test_tolerances_out_of_range_are_refused(cls):
+    with pytest.raises(ArgumentError, match=r"rtol is 0\.0 and atol 1e-08, expected positive numbers"):
+        cls(rtol=0.0)
+
+
+def test_agrees_with_an_own_method():
+    x0 = torch.tensor([[0.3, 0.6, -0.5]], dtype=torch.float64)
+    times = (0.0, 0.3, 1.0)
+    reference, own = DOP853(1e-12, 1e-12).solve(bernoulli, x0, times), RK4(400).solve(bernoulli, x0, times)
+    for a, b in zip(reference.states, own.states, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)

@@ -1,0 +1,120 @@
+"""torchdiffeq's methods: orders of the fixed ones, tolerances of the adaptive ones, and the ends that VP needs."""
+
+import math
+
+import pytest
+import torch
+
+from fmkit.errors import ArgumentError, SolverError
+from fmkit.flow import Flow
+from fmkit.paths import VariancePreserving
+from fmkit.solvers import (
+    AdaptiveHeun,
+    Bosh3,
+    Dopri5,
+    Dopri8,
+    ShiftedGrid,
+    TorchdiffeqEuler,
+    TorchdiffeqExplicitAdams,
+    TorchdiffeqHeun2,
+    TorchdiffeqHeun3,
+    TorchdiffeqImplicitAdams,
+    TorchdiffeqMidpoint,
+    TorchdiffeqRK4,
+    UniformGrid,
+)
+from fmkit.sources import Gaussian
+
+FIXED = {TorchdiffeqEuler: 1, TorchdiffeqMidpoint: 2, TorchdiffeqHeun2: 2, TorchdiffeqHeun3: 3, TorchdiffeqRK4: 4}
+ADAPTIVE = [AdaptiveHeun, Bosh3, Dopri5, Dopri8]
+
+
+def bernoulli(t, x):
+    return x**2 * math.cos(float(t))
+
+
+def solve(solver, times=(0.0, 1.0)):
+    """The error at the end, and the evaluations."""
+    x0 = torch.tensor([[0.3, 0.6, -0.5]], dtype=torch.float64)
+    solution = solver.solve(bernoulli, x0, times)
+    want = 1 / (1 / x0 + math.sin(times[0]) - math.sin(times[1]))
+    return (solution.final - want).abs().max().item(), solution
+
+
+@pytest.mark.parametrize("cls", FIXED, ids=lambda c: c.__name__)
+@pytest.mark.parametrize("grid", [UniformGrid(), ShiftedGrid(3.0)], ids=repr)
+@pytest.mark.parametrize("times", [(0.0, 1.0), (1.0, 0.0)])
+def test_order(cls, grid, times, observed_order):
+    steps = [40, 80, 160]
+    errors = [solve(cls(n, grid), times)[0] for n in steps]
+    assert observed_order(steps, errors) == pytest.approx(FIXED[cls], abs=0.15)
+    assert cls.order == FIXED[cls]
+
+
+@pytest.mark.parametrize("cls", [TorchdiffeqExplicitAdams, TorchdiffeqImplicitAdams])
+def test_adams_methods_converge_at_order_four_at_least(cls, observed_order):
+    steps = [20, 40, 80]
+    errors = [solve(cls(n))[0] for n in steps]
+    assert errors[-1] < 1e-6
+    assert observed_order(steps, errors) > 3.5 or errors[-1] < 1e-11
+
+
+@pytest.mark.parametrize("cls", ADAPTIVE)
+@pytest.mark.parametrize("times", [(0.0, 1.0), (1.0, 0.0)])
+def test_tolerance_is_honoured(cls, times):
+    """The global error stays within a hundred tolerances, and a tighter tolerance costs more and gives more."""
+    loose, first = solve(cls(rtol=1e-4, atol=1e-4), times)
+    tight, second = solve(cls(rtol=1e-7, atol=1e-7), times)
+    assert loose < 1e-2
+    assert tight < 1e-5
+    assert second.nfe[0] > first.nfe[0]
+    assert second.accepted > first.accepted
+
+
+def test_higher_orders_are_cheaper_at_tight_tolerances():
+    cost = [solve(cls(rtol=1e-8, atol=1e-8))[1].nfe[0].item() for cls in (Bosh3, Dopri5, Dopri8)]
+    assert cost == sorted(cost, reverse=True)
+
+
+def test_rejected_steps_are_counted():
+    """A field that turns suddenly at t = 1/2 makes a step too long."""
+    solution = Dopri5(1e-6, 1e-6).solve(
+        lambda t, x: torch.full_like(x, math.tanh(400 * (float(t) - 0.5))),
+        torch.zeros(1, 1, dtype=torch.float64),
+        (0.0, 1.0),
+    )
+    assert solution.rejected > 0
+    # two to start with; six new ones a step, as the seventh is the next step's first
+    assert solution.nfe[0].item() == 2 + 6 * (solution.accepted + solution.rejected)
+
+
+def test_too_many_steps_are_an_error_that_says_where_and_what_to_do():
+    with pytest.raises(SolverError, match=r"Dopri5 did not reach t = 1 after \d+ evaluations.*looser tolerances"):
+        Dopri5(1e-10, 1e-10, max_steps=5).solve(bernoulli, torch.full((1, 1), 0.5, dtype=torch.float64), (0.0, 1.0))
+
+
+@pytest.mark.parametrize("cls", ADAPTIVE)
+def test_a_diffusion_field_is_not_asked_beyond_its_end(cls, mixtures, schedules, exact_field, seeded):
+    """Left alone, torchdiffeq's dopri5 oversteps VP's end, where sqrt(1 - a²) is not a number."""
+    times, field = [], exact_field(mixtures[2], schedules["vp"])
+    flow = Flow(VariancePreserving().start(Gaussian()), field, cls(1e-4, 1e-4), 2)
+    field.register_forward_hook(lambda module, inputs, output: times.append(inputs[0][0].item()))
+    x = flow.sample(8, generator=seeded(0))
+    assert torch.isfinite(x).all()
+    assert max(times) <= 1 - 1e-5
+    assert torch.isfinite(flow.log_prob(x)).all()
+    assert min(times) >= 0.0
+
+
+@pytest.mark.parametrize("cls", ADAPTIVE)
+@pytest.mark.parametrize(("rtol", "atol"), [(0.0, 1e-5), (1e-5, -1.0), (float("nan"), 1e-5)])
+def test_tolerances_out_of_range_are_refused(cls, rtol, atol):
+    with pytest.raises(ArgumentError, match=f"rtol is {rtol} and atol {atol}, expected positive numbers"):
+        cls(rtol, atol)
+
+
+def test_counts_out_of_range_are_refused():
+    with pytest.raises(ArgumentError, match="max_steps is 0, expected at least 1"):
+        Dopri5(max_steps=0)
+    with pytest.raises(ArgumentError, match="steps is 0, expected a positive integer"):
+        TorchdiffeqRK4(0)

@@ -1,0 +1,335 @@
+"""Flows of exact fields against the exact densities; transport, units, gradients, refusals."""
+
+import math
+
+import pytest
+import torch
+
+from fmkit.divergence import HutchinsonDivergence
+from fmkit.errors import ArgumentError, CombinationError
+from fmkit.fields import MLP, VectorField
+from fmkit.flow import Flow
+from fmkit.paths import (
+    ICFM,
+    CondOT,
+    Cosine,
+    LinearVP,
+    Polynomial,
+    SchrodingerBridge,
+    VarianceExploding,
+    VariancePreserving,
+)
+from fmkit.solvers import DOP853, RK4, Dopri5, Euler, EulerMaruyama, Midpoint
+from fmkit.sources import Empirical, Gaussian, Uniform
+from fmkit.transforms import Affine
+
+PATHS = {
+    "condot": CondOT(),
+    "vp": VariancePreserving(),
+    "ve": VarianceExploding(),
+    "cosine": Cosine(),
+    "polynomial": Polynomial(),
+    "linear-vp": LinearVP(),
+    "icfm": ICFM(),
+    "schrodinger-bridge": SchrodingerBridge(),
+}
+
+
+def exact_flow(name, dim, schedules, mixtures, exact_field, dtype=torch.float64, **more):
+    field = exact_field(mixtures[dim], schedules[name], dtype)
+    return Flow(PATHS[name].start(Gaussian(), field.interval[0]), field, event_shape=dim, **more)
+
+
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_log_prob_of_an_exact_field(name, dim, schedules, mixtures, exact_field, seeded):
+    flow = exact_flow(name, dim, schedules, mixtures, exact_field)
+    x = 1.2 * torch.randn(100, dim, generator=seeded(5), dtype=torch.float64)
+    want = mixtures[dim].log_prob(x, schedules[name], flow.interval[1])
+    error = (flow.log_prob(x) - want).abs()
+    assert error.max() < 0.02
+    assert error.mean() < 0.004
+
+
+@pytest.mark.parametrize("name", ["condot", "vp", "icfm"])
+def test_log_prob_in_single_precision(name, schedules, mixtures, exact_field, seeded):
+    flow = exact_flow(name, 2, schedules, mixtures, exact_field, torch.float32)
+    x = torch.randn(50, 2, generator=seeded(5))
+    log_prob = flow.log_prob(x)
+    assert log_prob.dtype == torch.float32
+    want = mixtures[2].log_prob(x.double(), schedules[name], flow.interval[1]).float()
+    assert (log_prob - want).abs().max() < 0.02
+
+
+def test_the_density_integrates_to_one(schedules, mixtures, exact_field):
+    """A wide tube (noise 0.7): a start that ignored it would be off by far more than the tolerance."""
+    field = exact_field(mixtures[1], schedules["icfm"]._replace(var=lambda t: (1 - t) ** 2 + 0.49))
+    flow = Flow(ICFM(0.7).start(Gaussian()), field, event_shape=1)
+    x = torch.linspace(-8, 8, 801, dtype=torch.float64)[:, None]
+    density = flow.log_prob(x).exp()
+    assert torch.trapezoid(density, x[:, 0]).item() == pytest.approx(1.0, abs=1e-3)
+    exact = mixtures[1].log_prob(x, field.schedule, 1.0).exp()
+    assert (density - exact).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("name", ["condot", "vp", "ve", "schrodinger-bridge"])
+def test_samples_follow_the_density(name, schedules, mixtures, exact_field, seeded):
+    """Kolmogorov-Smirnov in one dimension, false alarm 1e-4."""
+    n, mixture = 20_000, mixtures[1]
+    flow = exact_flow(name, 1, schedules, mixtures, exact_field)
+    x = flow.sample(n, generator=seeded(7), solver=Dopri5(1e-4, 1e-4)).flatten().sort().values
+    t = torch.tensor(flow.interval[1], dtype=torch.float64)
+    spread = (schedules[name].alpha(t) ** 2 * mixture.c2 + schedules[name].var(t)).sqrt()
+    exact = (
+        mixture.w * torch.distributions.Normal(schedules[name].alpha(t) * mixture.mu[:, 0], spread).cdf(x[:, None])
+    ).sum(1)
+    steps = torch.arange(n + 1, dtype=torch.float64) / n
+    assert max((exact - steps[:-1]).max(), (steps[1:] - exact).max()) < 2.23 / math.sqrt(n)
+
+
+@pytest.mark.parametrize("name", ["condot", "vp"])
+def test_sample_with_log_prob_is_consistent(name, schedules, mixtures, exact_field, seeded):
+    flow = exact_flow(name, 2, schedules, mixtures, exact_field)
+    x, log_prob = flow.sample_with_log_prob(50, generator=seeded(1))
+    torch.testing.assert_close(x, flow.sample(50, generator=seeded(1)), rtol=0, atol=2e-3)
+    torch.testing.assert_close(log_prob, flow.log_prob(x), rtol=0, atol=5e-3)
+    torch.testing.assert_close(log_prob, mixtures[2].log_prob(x, schedules[name], flow.interval[1]), rtol=0, atol=2e-2)
+
+
+def test_hutchinson_is_unbiased_for_the_log_density(schedules, mixtures, exact_field, seeded):
+    flow = exact_flow("condot", 2, schedules, mixtures, exact_field, solver=RK4(30), divergence=HutchinsonDivergence())
+    x = torch.tensor([[0.5, -0.3]], dtype=torch.float64).expand(4000, 2)
+    estimates = flow.log_prob(x, generator=seeded(0))
+    want = mixtures[2].log_prob(x[:1]).item()
+    assert estimates.mean().item() == pytest.approx(want, abs=5 * estimates.std().item() / math.sqrt(4000) + 1e-3)
+    assert estimates.std() > 0.01
+    assert torch.equal(estimates, flow.log_prob(x, generator=seeded(0)))
+
+
+@pytest.mark.parametrize("event", [(), (4,), (2, 3, 4)])
+def test_any_event_shape(event, seeded):
+    """v = x: x(1) = e x(0), so log p(x) = log N(x/e) - D."""
+
+    class Grow(VectorField):
+        def forward(self, t, x, cond=None):
+            return x
+
+    flow = Flow(Gaussian(), Grow(), event_shape=event)
+    x = torch.randn(3, *event, generator=seeded(0))
+    d = math.prod(event)
+    want = -0.5 * (x / math.e).square().reshape(3, -1).sum(1) - d / 2 * math.log(2 * math.pi) - d
+    torch.testing.assert_close(flow.log_prob(x), want, rtol=1e-4, atol=1e-4)
+    assert flow.sample(5, generator=seeded(0)).shape == (5, *event)
+    sample, log_prob = flow.sample_with_log_prob(5, generator=seeded(0))
+    torch.testing.assert_close(log_prob, flow.log_prob(sample), rtol=1e-4, atol=1e-3)
+
+
+def test_transport_there_and_back(schedules, mixtures, exact_field, seeded):
+    flow = exact_flow("condot", 2, schedules, mixtures, exact_field, solver=Dopri5(1e-8, 1e-8))
+    x = torch.randn(20, 2, generator=seeded(0), dtype=torch.float64)
+    noise = flow.transport(x)
+    assert (noise - x).abs().max() > 0.1
+    torch.testing.assert_close(flow.transport(noise, 0.0, 1.0), x, rtol=0, atol=1e-5)
+    half = flow.transport(x, 1.0, 0.4)
+    torch.testing.assert_close(flow.transport(half, 0.4, 0.0), noise, rtol=0, atol=1e-5)
+
+
+def test_transport_of_one_gaussian_is_the_closed_form(schedules, new_mixture, exact_field, seeded):
+    """The map of N(0, I) to N(mu, c²) from t to s: alpha_s mu + sqrt(V_s/V_t) (x - alpha_t mu)."""
+    mixture, schedule = new_mixture([1.0], [[1.0, -2.0]], [0.4]), schedules["condot"]
+    flow = Flow(Gaussian(), exact_field(mixture, schedule), Dopri5(1e-9, 1e-9), 2)
+    x = torch.randn(20, 2, generator=seeded(0), dtype=torch.float64)
+    for t, s in ((0.2, 0.9), (1.0, 0.0), (0.7, 0.1)):
+        v = [((1 - u) ** 2 + u**2 * 0.16) for u in (t, s)]
+        want = s * mixture.mu + math.sqrt(v[1] / v[0]) * (x - t * mixture.mu)
+        torch.testing.assert_close(flow.transport(x, t, s), want, rtol=0, atol=1e-6)
+
+
+def test_times_beyond_the_interval_mean_its_end(schedules, mixtures, exact_field, seeded):
+    flow = exact_flow("schrodinger-bridge", 2, schedules, mixtures, exact_field)
+    x = torch.randn(4, 2, generator=seeded(0), dtype=torch.float64)
+    assert torch.equal(flow.transport(x, 1.0, 0.5), flow.transport(x, 1 - 1e-5, 0.5))
+
+
+def test_trajectory(schedules, mixtures, exact_field, seeded):
+    flow = exact_flow("vp", 2, schedules, mixtures, exact_field)
+    solution = flow.trajectory(4, [0.0, 0.5, 1.0], generator=seeded(0), solver=Midpoint(10))
+    assert solution.times == (0.0, 0.5, 1 - 1e-5)
+    assert solution.nfe[0].item() == 22  # 20, and a step of 2 beside the trajectory: 0.5 is not quite on the grid
+    assert torch.equal(solution.final, flow.sample(4, generator=seeded(0), solver=Midpoint(10)))
+
+
+@pytest.mark.parametrize("scale", [3.0, torch.tensor([0.5, 4.0])])
+def test_units(scale, schedules, mixtures, exact_field, seeded):
+    """A density in the user's units: x = scale y + shift, p_x(x) = p_y(y) / |scale|."""
+    shift = torch.tensor([10.0, -3.0])
+    plain = exact_flow("condot", 2, schedules, mixtures, exact_field)
+    flow = exact_flow("condot", 2, schedules, mixtures, exact_field, transform=Affine(shift, scale))
+    y = torch.randn(30, 2, generator=seeded(0), dtype=torch.float64)
+    x = y * scale + shift
+    log_det = torch.log(torch.as_tensor(scale).double().expand(2)).sum()
+    torch.testing.assert_close(flow.log_prob(x), plain.log_prob(y) - log_det, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        flow.sample(9, generator=seeded(1)), plain.sample(9, generator=seeded(1)) * scale + shift
+    )
+    sample, log_prob = flow.sample_with_log_prob(9, generator=seeded(1))
+    torch.testing.assert_close(log_prob, flow.log_prob(sample), rtol=0, atol=5e-3)
+    # transport: user's units at the data end, the model's elsewhere
+    torch.testing.assert_close(flow.transport(x), plain.transport(y), rtol=0, atol=1e-6)
+    torch.testing.assert_close(flow.transport(y, 0.3, 1.0), plain.transport(y, 0.3, 1.0) * scale + shift)
+    torch.testing.assert_close(flow.transport(y, 0.3, 0.0), plain.transport(y, 0.3, 0.0))
+
+
+class Scale(VectorField):
+    """v = w x, so x(1) = e^w x(0) and log p(x) = log N(e^-w x) - D w."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.tensor(0.3, dtype=torch.float64))
+
+    def forward(self, t, x, cond=None):
+        return self.w * x if cond is None else self.w * x + cond
+
+
+def test_log_prob_has_gradients(seeded):
+    flow, x = Flow(Gaussian(), Scale(), RK4(20), 2), torch.randn(4, 2, generator=seeded(0), dtype=torch.float64)
+    x.requires_grad_()
+    log_prob = flow.log_prob(x, differentiable=True)
+    (dw,) = torch.autograd.grad(log_prob.sum(), flow.field.w, retain_graph=True)
+    (dx,) = torch.autograd.grad(log_prob.sum(), x)
+    shrink = math.exp(-0.6)
+    assert dw.item() == pytest.approx((x.square() * shrink).sum().item() - 8, rel=1e-5)
+    torch.testing.assert_close(dx, -x.detach() * shrink, rtol=1e-5, atol=0)
+    assert torch.autograd.gradcheck(lambda y: flow.log_prob(y, differentiable=True), (x,))
+    assert not flow.log_prob(x).requires_grad
+
+
+def test_samples_have_gradients(seeded):
+    flow = Flow(Gaussian(), Scale(), RK4(20), 2)
+    x = flow.sample(4, generator=seeded(0), differentiable=True)
+    (dw,) = torch.autograd.grad(x.sum(), flow.field.w)
+    assert dw.item() == pytest.approx(x.sum().item(), rel=1e-5)
+    assert not flow.sample(4, generator=seeded(0)).requires_grad
+    x, log_prob = flow.sample_with_log_prob(4, generator=seeded(0), differentiable=True)
+    (dw,) = torch.autograd.grad(log_prob.sum(), flow.field.w)
+    assert dw.item() == pytest.approx(-8, rel=1e-5)  # log p(x(1)) = log N(x0) - 2 w for each of 4
+
+
+def test_seeded_by_the_generator_alone(seeded):
+    flow = Flow(Gaussian(), Scale(), RK4(2), 2)
+    before = torch.get_rng_state()
+    first, again, other = (flow.sample(8, generator=seeded(s)) for s in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_conditions_go_with_their_rows(seeded):
+    flow = Flow(Gaussian(), Scale(), RK4(20), 1)
+    cond = torch.tensor([[0.0], [1.0], [5.0]], dtype=torch.float64)
+    x0 = torch.zeros(3, 1, dtype=torch.float64)
+    grown = (math.exp(0.3) - 1) / 0.3
+    torch.testing.assert_close(flow.transport(x0, 0.0, 1.0, cond), cond * grown, rtol=1e-6, atol=0)
+    x = torch.zeros(3, 1, dtype=torch.float64)
+    want = -0.5 * (math.exp(-0.3) * cond[:, 0] * grown) ** 2 - 0.5 * math.log(2 * math.pi) - 0.3
+    torch.testing.assert_close(flow.log_prob(x, cond), want, rtol=1e-6, atol=0)
+
+
+def test_one_label_for_all(seeded):
+    field = MLP(2, width=8, depth=1, classes=3)
+    torch.nn.init.normal_(field.last.weight, generator=seeded(0))
+    flow = Flow(Gaussian(), field, Euler(3), 2)
+    one = flow.sample(4, 2, generator=seeded(0))
+    assert torch.equal(one, flow.sample(4, torch.full((4,), 2), generator=seeded(0)))
+    assert not torch.equal(one, flow.sample(4, 1, generator=seeded(0)))
+
+
+def test_dropout_is_off_and_the_mode_is_put_back(seeded):
+    field = MLP(2, width=16, depth=1, dropout=0.9)
+    torch.nn.init.normal_(field.last.weight, generator=seeded(0))
+    flow = Flow(Gaussian(), field, Euler(2), 2)
+    field.train()
+    assert torch.equal(flow.sample(4, generator=seeded(0)), flow.sample(4, generator=seeded(0)))
+    assert field.training
+
+
+class OnASphere(VectorField):
+    @property
+    def euclidean(self):
+        return False
+
+    def forward(self, t, x, cond=None):
+        return torch.zeros_like(x)
+
+
+def test_what_has_no_density_is_refused(seeded):
+    x = torch.randn(4, 2, generator=seeded(0))
+    with pytest.raises(CombinationError, match="manifold"):
+        Flow(Gaussian(), OnASphere(), event_shape=2).log_prob(x)
+    with pytest.raises(CombinationError, match="manifold"):
+        Flow(Gaussian(), OnASphere(), event_shape=2).sample_with_log_prob(3)
+    with pytest.raises(CombinationError, match="EulerMaruyama is stochastic: a log-density needs an ODE solver"):
+        Flow(Gaussian(), Scale(), event_shape=2).log_prob(x, solver=EulerMaruyama(4))
+    flow = Flow(Empirical(x), Scale(), event_shape=2)
+    assert flow.sample(3, generator=seeded(0)).shape == (3, 2)
+    with pytest.raises(CombinationError, match="Empirical has no density"):
+        flow.log_prob(x)
+    with pytest.raises(CombinationError, match="Empirical has no density"):
+        flow.sample_with_log_prob(3)
+
+
+def test_outside_a_bounded_start_the_density_is_zero():
+    flow = Flow(Uniform(0.0, 1.0), Scale(), RK4(20), 1)
+    inside, outside = flow.log_prob(torch.tensor([[math.exp(0.3) - 0.01], [math.exp(0.3) + 0.01]], dtype=torch.float64))
+    assert inside.item() == pytest.approx(-0.3, abs=1e-6)
+    assert outside.item() == -math.inf
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda f: f.sample(0), "n is 0, expected a number of samples of at least 1"),
+        (lambda f: f.sample(-1), "n is -1"),
+        (lambda f: f.sample(True), "n is True"),
+        (lambda f: f.sample(2.0), r"n is 2\.0"),
+        (lambda f: f.sample_with_log_prob(0), "n is 0"),
+        (lambda f: f.trajectory(0), "n is 0"),
+        (lambda f: f.sample(3, torch.zeros(2, 2)), "2 conditions for 3 samples; expected one for each, or one for all"),
+        (lambda f: f.log_prob(torch.zeros(3, 2), torch.zeros(1, 2)), "1 conditions for 3 samples"),
+        (
+            lambda f: f.log_prob(torch.tensor([[0.0, 1.0], [math.nan, 0.0]])),
+            "x has 1 non-finite values, the first in row 1",
+        ),
+        (lambda f: f.log_prob(torch.tensor([[0.0, math.inf]])), "x has 1 non-finite values"),
+        (lambda f: f.log_prob(torch.zeros(3, 3)), r"x has events of shape \(3,\), this flow's are \(2,\)"),
+        (lambda f: f.log_prob(torch.zeros(2)), r"x has events of shape \(\), this flow's are \(2,\)"),
+        (lambda f: f.log_prob(torch.zeros(0, 2)), r"x has shape \(0, 2\), expected a non-empty"),
+        (
+            lambda f: f.log_prob(torch.zeros(3, 2, dtype=torch.int64)),
+            r"x has dtype torch\.int64, expected floating point",
+        ),
+        (lambda f: f.log_prob([[0.0, 1.0]]), "x is a list, expected a torch tensor"),
+        (lambda f: f.transport(torch.zeros(3, 2), 1.5, 0.0), r"t is 1\.5, expected a time in \[0, 1\]"),
+        (lambda f: f.transport(torch.zeros(3, 2), 1.0, math.nan), "t is nan"),
+        (lambda f: f.transport(torch.zeros(3, 2), 0.5, 0.5), "strictly increasing or strictly decreasing"),
+        (lambda f: f.trajectory(3, [0.0, 2.0]), r"t is 2\.0, expected a time"),
+    ],
+)
+def test_mistakes_are_refused(call, message):
+    with pytest.raises(ArgumentError, match=message):
+        call(Flow(Gaussian(), Scale(), Euler(2), 2))
+
+
+def test_a_reference_in_double_precision_agrees(schedules, mixtures, exact_field, seeded):
+    flow = exact_flow("condot", 2, schedules, mixtures, exact_field)
+    x = torch.randn(5, 2, generator=seeded(0), dtype=torch.float64)
+    exact = mixtures[2].log_prob(x)
+    assert (flow.log_prob(x, solver=DOP853(1e-10, 1e-10)) - exact).abs().max() < 1e-6
+
+
+def test_a_start_that_ignores_the_paths_would_be_seen(schedules, mixtures, exact_field, seeded):
+    """The unit Gaussian instead of VE's N(0, 50²) is off by much more than the 0.02 nats allowed."""
+    right = exact_flow("ve", 2, schedules, mixtures, exact_field)
+    wrong = Flow(Gaussian(), right.field, event_shape=2)
+    x = torch.randn(5, 2, generator=seeded(0), dtype=torch.float64)
+    assert (right.log_prob(x) - wrong.log_prob(x)).abs().min() > 0.1

@@ -1,0 +1,87 @@
+"""Where times meet data: every accepted form means one thing, every other is refused."""
+
+import pytest
+import torch
+
+from fmkit import shapes
+from fmkit.errors import ArgumentError
+
+x = torch.zeros(3, 2)
+
+
+@pytest.mark.parametrize(
+    "t", [0.25, torch.tensor(0.25), torch.full((3,), 0.25), torch.full((3,), 0.25, dtype=torch.float64)]
+)
+def test_times_become_one_for_each_row_in_double_precision(t):
+    got = shapes.batch_time(t, x)
+    assert got.tolist() == [0.25] * 3
+    assert got.dtype == torch.float64
+    assert got.stride() == (1,)  # forward-mode differentiation refuses expanded memory
+
+
+@pytest.mark.parametrize("shape", [(2,), (1,), (3, 1), (1, 3), (3, 2)])
+def test_times_of_other_shapes_are_refused(shape):
+    with pytest.raises(ArgumentError, match=r"expected \(3,\): one time for each row of x"):
+        shapes.batch_time(torch.zeros(shape), x)
+
+
+def test_widen_puts_a_coefficient_before_its_row():
+    data = torch.ones(3, 2, 4)
+    scale = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    wide = shapes.widen(scale, data)
+    assert wide.dtype == torch.float32
+    assert (wide * data)[:, 0, 0].tolist() == [1.0, 2.0, 3.0]
+    assert (wide * data).shape == data.shape
+    assert (shapes.widen(torch.tensor(2.0), data) * data).shape == data.shape
+    assert shapes.widen(scale, torch.ones(3)).shape == (3,)
+
+
+def test_check_time_clamps_rounding_and_refuses_more():
+    end = 1 - 1e-9
+    assert shapes.check_time(torch.ones(3), x, (0.0, end)).tolist() == [end] * 3
+    with pytest.raises(ArgumentError, match=r"t ranges over \[1, 1\], expected inside \[0\.0, 0\.999\]"):
+        shapes.check_time(torch.ones(3), x, (0.0, 0.999))
+    with pytest.raises(ArgumentError, match="expected floating point times"):
+        shapes.check_time(torch.ones(3, dtype=torch.int32), x, (0.0, 1.0))
+
+
+def test_check_time_works_inside_function_transforms():
+    got = torch.func.vmap(lambda t: shapes.check_time(t, x, (0.0, 1.0)).sum())(torch.rand(4, 3))
+    assert got.shape == (4,)
+
+
+def test_check_finite_counts_and_locates():
+    bad = torch.zeros(4, 2, 2)
+    bad[2, 0, 1], bad[3] = float("nan"), float("inf")
+    with pytest.raises(ArgumentError, match="data has 5 non-finite values, the first in row 2"):
+        shapes.check_finite(bad, "data")
+    with pytest.raises(ArgumentError, match="scale has 1 non-finite values, the first in row 1"):
+        shapes.check_finite(torch.tensor([0.0, float("nan")]), "scale")
+    assert shapes.check_finite(x) is x
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([1.0], "y is a list, expected a torch tensor"),
+        (
+            torch.zeros(2, dtype=torch.int64),
+            r"y has dtype torch\.int64, expected floating point; convert it with y\.float\(\)",
+        ),
+        (torch.zeros(2, dtype=torch.bool), r"torch\.bool"),
+        (torch.zeros(2, dtype=torch.complex64), r"torch\.complex64"),
+        (torch.tensor(1.0), r"y has shape \(\), expected a non-empty"),
+        (torch.zeros(0, 2), r"y has shape \(0, 2\)"),
+    ],
+)
+def test_check_data_refuses(value, message):
+    with pytest.raises(ArgumentError, match=message):
+        shapes.check_data(value, "y")
+
+
+def test_sums_and_means_are_over_everything_but_the_batch():
+    data = torch.arange(24.0).reshape(2, 3, 4)
+    assert shapes.sum_event(data).tolist() == [66.0, 210.0]
+    assert shapes.mean_event(data).tolist() == [5.5, 17.5]
+    assert shapes.sum_event(torch.tensor([1.0, 2.0])).tolist() == [1.0, 2.0]
+    assert shapes.mean_event(torch.tensor([1.0, 2.0])).tolist() == [1.0, 2.0]

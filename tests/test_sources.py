@@ -1,0 +1,124 @@
+"""Sources: samples that follow the density, densities against torch.distributions, seeds, refusals."""
+
+import math
+
+import pytest
+import torch
+
+from fmkit.errors import ArgumentError, CombinationError
+from fmkit.sources import Convolved, Empirical, Gaussian, Scaled, Uniform
+
+N = 100_000
+DENSITIES = {
+    "gaussian": (Gaussian(), torch.distributions.Normal(0.0, 1.0)),
+    "wide": (Gaussian(2.5, -1.0), torch.distributions.Normal(-1.0, 2.5)),
+    "uniform": (Uniform(), torch.distributions.Uniform(-1.0, 1.0)),
+    "interval": (Uniform(2.0, 5.0), torch.distributions.Uniform(2.0, 5.0)),
+    "scaled": (Scaled(Uniform(0.0, 1.0), 3.0), torch.distributions.Uniform(0.0, 3.0)),
+    "scaled of": (Scaled.of(Gaussian(2.0, 1.0), 3.0), torch.distributions.Normal(3.0, 6.0)),
+    "convolved of": (Convolved.of(Gaussian(3.0, 1.0), 4.0), torch.distributions.Normal(1.0, 5.0)),
+}
+
+
+@pytest.mark.parametrize("name", DENSITIES)
+def test_log_prob_sums_over_the_event(name, seeded):
+    source, law = DENSITIES[name]
+    for event in ((), (3,), (2, 3)):
+        x = source.sample((5, *event), generator=seeded(0), dtype=torch.float64)
+        want = law.log_prob(
+            x.clamp_max(law.support.upper_bound - 1e-12 if "n" in name and hasattr(law, "low") else x.max())
+        )
+        want = want.reshape(5, -1).sum(1)
+        got = source.log_prob(x)
+        assert got.shape == (5,)
+        torch.testing.assert_close(got, want.to(got.dtype), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", DENSITIES)
+def test_samples_follow_the_density(name, seeded):
+    """Kolmogorov-Smirnov, false alarm 1e-4."""
+    source, law = DENSITIES[name]
+    x = source.sample((N, 1), generator=seeded(1), dtype=torch.float64).flatten().sort().values
+    exact, steps = law.cdf(x), torch.arange(N + 1, dtype=torch.float64) / N
+    assert max((exact - steps[:-1]).max(), (steps[1:] - exact).max()) < 2.23 / math.sqrt(N)
+
+
+def test_a_uniform_density_is_zero_outside():
+    assert Uniform(0.0, 2.0).log_prob(torch.tensor([[0.5, 1.0], [0.5, 2.1], [-0.1, 1.0]])).tolist() == [
+        pytest.approx(-2 * math.log(2)),
+        -math.inf,
+        -math.inf,
+    ]
+
+
+def test_convolved_adds_variances(seeded):
+    x = Convolved(Uniform(-1.0, 1.0), 0.5).sample((N, 1), generator=seeded(0), dtype=torch.float64)
+    assert x.mean().item() == pytest.approx(0, abs=5 * math.sqrt(7 / 12 / N))
+    assert x.var().item() == pytest.approx(1 / 3 + 0.25, rel=0.02)
+    with pytest.raises(CombinationError, match="Convolved has no density"):
+        Convolved(Uniform(), 0.5).log_prob(x)
+
+
+def test_empirical_draws_its_rows_evenly(seeded):
+    data = torch.arange(8.0).reshape(4, 2)
+    x = Empirical(data).sample((N, 2), generator=seeded(0))
+    rows = (x[:, :1] / 2).long().flatten()
+    assert torch.equal(x, data[rows])
+    counts = torch.bincount(rows, minlength=4).double()
+    assert ((counts - N / 4) ** 2 / (N / 4)).sum() < 21.1  # chi-squared with 3 degrees, false alarm 1e-4
+    with pytest.raises(CombinationError, match="Empirical has no density"):
+        Empirical(data).log_prob(x)
+    with pytest.raises(ArgumentError, match=r"asked for events \(3,\), the data has \(2,\)"):
+        Empirical(data).sample((4, 3))
+
+
+def test_empirical_keeps_a_copy():
+    data = torch.zeros(4, 2)
+    source = Empirical(data)
+    data.fill_(1.0)
+    assert (source.sample((3, 2)) == 0).all()
+
+
+EVERY = [*(s for s, _ in DENSITIES.values()), Empirical(torch.randn(100, 2)), Convolved(Uniform(), 0.5)]
+
+
+@pytest.mark.parametrize("source", EVERY, ids=repr)
+def test_seeded_by_the_generator_alone(source, seeded):
+    before = torch.get_rng_state()
+    first, again, other = (source.sample((16, 2), generator=seeded(s)) for s in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("source", EVERY, ids=repr)
+def test_precision_is_what_was_asked_for(source, seeded):
+    for dtype in (torch.float32, torch.float64):
+        assert source.sample((3, 2), generator=seeded(0), dtype=dtype).dtype == dtype
+
+
+def test_only_the_unit_gaussian_is_standard_normal():
+    assert Gaussian().standard_normal
+    assert not any(s.standard_normal for s in (Gaussian(2.0), Gaussian(1.0, 0.1), Uniform(), Scaled(Gaussian(), 1.0)))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Gaussian(0.0), r"std is 0\.0, expected a positive standard deviation"),
+        (lambda: Gaussian(-1.0), r"std is -1\.0"),
+        (lambda: Gaussian(math.nan), "std is nan"),
+        (lambda: Gaussian(1.0, math.inf), "mean is inf, expected a finite number"),
+        (lambda: Uniform(1.0, 1.0), r"low is 1\.0 and high 1\.0, expected low < high"),
+        (lambda: Uniform(2.0, 1.0), "expected low < high"),
+        (lambda: Uniform(-math.inf, 1.0), "both finite"),
+        (lambda: Scaled(Gaussian(), 0.0), r"scale is 0\.0, expected a positive number"),
+        (lambda: Convolved(Uniform(), -1.0), r"std is -1\.0"),
+        (lambda: Empirical(torch.zeros(0, 2)), r"data has shape \(0, 2\), expected a non-empty"),
+        (lambda: Empirical(torch.zeros(3, 2, dtype=torch.int64)), r"data has dtype torch\.int64"),
+        (lambda: Empirical(torch.tensor([[math.nan]])), "data has 1 non-finite values"),
+    ],
+)
+def test_values_out_of_range_are_refused(make, message):
+    with pytest.raises(ArgumentError, match=message):
+        make()

@@ -1,0 +1,88 @@
+"""Transforms own their log-determinant: against automatic differentiation."""
+
+import math
+
+import pytest
+import torch
+
+from fmkit import specs
+from fmkit.errors import ArgumentError
+from fmkit.transforms import Affine, Transform
+
+CASES = {
+    "numbers": Affine(8.5, 8.5),
+    "by coordinate": Affine(torch.tensor([1.0, -2.0, 3.0]), torch.tensor([0.5, 2.0, 1e3])),
+    "one shift": Affine(7.0, torch.tensor([0.5, 2.0, 1e-3])),
+}
+
+
+@pytest.fixture
+def x():
+    return torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+class TestAffine:
+    @pytest.mark.parametrize("name", CASES)
+    def test_log_det_is_that_of_the_jacobian(self, name, x):
+        transform = CASES[name]
+        jacobians = torch.func.vmap(torch.func.jacrev(lambda row: transform(row[None])[0]))(x)
+        torch.testing.assert_close(transform.log_det(x), torch.linalg.slogdet(jacobians).logabsdet)
+
+    def test_log_det_of_images_counts_every_pixel(self):
+        images = torch.zeros(2, 3, 4, 5)
+        expected = torch.full((2,), -60 * math.log(127.5))
+        torch.testing.assert_close(Affine(127.5, 127.5).log_det(images), expected)
+
+    @pytest.mark.parametrize("name", CASES)
+    def test_inverse(self, name, x):
+        torch.testing.assert_close(CASES[name].inverse(CASES[name](x)), x)
+        torch.testing.assert_close(CASES[name](CASES[name].inverse(x)), x)
+
+    def test_forward_in_the_symbols_of_the_law(self):
+        y = Affine(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 4.0]))(torch.tensor([[5.0, 0.0]]))
+        assert y.tolist() == [[2.0, -0.5]]
+
+    def test_stays_in_float64_whatever_the_model_is_in(self):
+        transform = Affine(1 / 3, 1 / 7).half()
+        assert transform.shift.item() == 1 / 3
+        assert transform(torch.zeros(1, 1)).dtype == torch.float32
+        assert transform(torch.zeros(1, 1, dtype=torch.float64)).item() == pytest.approx(-7 / 3, rel=1e-15)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ((0.0, 0.0), "scale has a minimum of 0, expected positive"),
+            ((0.0, torch.tensor([1.0, -2.0])), "scale has a minimum of -2"),
+            ((math.nan, 1.0), "shift has 1 non-finite"),
+            ((0.0, math.inf), "scale has 1 non-finite"),
+        ],
+    )
+    def test_mistakes_are_refused(self, arguments, message):
+        with pytest.raises(ArgumentError, match=message):
+            Affine(*arguments)
+
+    def test_survives_being_written_down(self, x):
+        tensors = {}
+        spec = specs.describe(CASES["by coordinate"], tensors)
+        again = specs.build(Transform, spec, "transform", specs.Context(tensors))
+        assert torch.equal(again(x), CASES["by coordinate"](x))
+        assert torch.equal(again.log_det(x), CASES["by coordinate"].log_det(x))
+
+
+class TestStandardise:
+    def test_gives_mean_zero_and_deviation_one(self, x):
+        data = x * torch.tensor([3.0, 0.5, 1.0]) + torch.tensor([1e3, -5.0, 0.0])
+        y = Affine.standardise(data)(data)
+        torch.testing.assert_close(y.mean(0), torch.zeros(3).double(), atol=1e-11, rtol=0)
+        torch.testing.assert_close(y.square().mean(0), torch.ones(3).double())
+
+    def test_a_constant_coordinate_is_divided_by_the_floor(self, x):
+        x[:, 1] = 4.0
+        transform = Affine.standardise(x, floor=0.1)
+        largest = x.std(0, correction=0).max()
+        torch.testing.assert_close(transform.scale[1], 0.1 * largest)
+        assert transform(x)[:, 1].abs().max() < 1e-12
+
+    def test_statistics_are_taken_in_float64(self):
+        x = 1e4 + torch.arange(4.0)[:, None]
+        assert Affine.standardise(x).scale.item() == pytest.approx(math.sqrt(1.25), rel=1e-12)
