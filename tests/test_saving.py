@@ -294,7 +294,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(SavedFileError, match="cannot write .*a.flow: No space left on device"):
+    with pytest.raises(SavedFileError, match=r"cannot write .*a\.flow: No space left on device"):
         flows()["nested"].save(path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["a.flow"]
@@ -313,7 +313,7 @@ def test_an_interrupted_write_leaves_nothing_behind(tmp_path, monkeypatch):
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(SavedFileError, match="cannot write .*: No such file or directory"):
+    with pytest.raises(SavedFileError, match=r"cannot write .*: No such file or directory"):
         flows()["plain"].save(tmp_path / "none" / "a.flow")
 
 
@@ -331,3 +331,10 @@ def test_tensors_are_kept_exactly(tmp_path):
     for key, value in tensors.items():
         assert torch.equal(read[key], value)
         assert read[key].dtype == value.dtype
+
+
+def test_a_field_given_as_a_module_comes_back(tmp_path, seeded):
+    flow = Flow(Gaussian(), ModuleField(trained_mlp()), Heun(5), 2)
+    flow.save(tmp_path / "a.flow")
+    loaded = Flow.load(tmp_path / "a.flow")
+    assert torch.equal(loaded.sample(4, generator=seeded(0)), flow.sample(4, generator=seeded(0)))

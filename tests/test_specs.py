@@ -9,7 +9,7 @@ from fmkit import specs
 from fmkit.errors import ConfigError, SavedFileError
 from fmkit.fields import MLP, PredictionField, VectorField
 from fmkit.objectives import LogitNormal, Objective, VelocityMatching
-from fmkit.paths import CondOT, ICFM, ProbabilityPath, VariancePreserving
+from fmkit.paths import ICFM, CondOT, ProbabilityPath, VariancePreserving
 from fmkit.solvers import EulerMaruyama, Heun, ListedGrid, ShiftedGrid, Solver
 from fmkit.sources import Empirical, Gaussian, Source
 from fmkit.transforms import Affine, Transform

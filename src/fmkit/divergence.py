@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fmkit.errors import ArgumentError
 from fmkit.parts import Part
+from fmkit.randomness import normal_like, signs_like
 from fmkit.shapes import sum_event
 
 VelocityFunction = Callable[[Any, Tensor], Tensor]
@@ -96,12 +97,8 @@ class HutchinsonDivergence(Divergence):
         self.probes, self.distribution = probes, distribution
 
     def rate(self, f: VelocityFunction, x: Tensor, generator: torch.Generator | None = None) -> RateFunction:
-        shape = (self.probes, *x.shape)
-        if self.distribution == "gaussian":
-            probes = torch.randn(shape, generator=generator, dtype=x.dtype, device=x.device)
-        else:
-            coins = torch.randint(2, shape, generator=generator, device=x.device)
-            probes = coins.to(x.dtype).mul_(2).sub_(1)
+        draw = normal_like if self.distribution == "gaussian" else signs_like
+        probes = draw(x, generator, self.probes)
 
         def rate(t: Any, x: Tensor) -> tuple[Tensor, Tensor]:
             velocity, pull = torch.func.vjp(lambda y: f(t, y), x)  # type: ignore[misc]

@@ -117,5 +117,5 @@ def curves(metrics: str | Path, path: str | Path) -> None:
 def _line(axes: Any, records: list[dict[str, Any]], key: str, colour: str) -> None:
     points = [(r["step"], r[key]) for r in records if key in r]
     if points:
-        marker = "o" if len(points) < 20 else None
-        axes.plot(*zip(*points, strict=True), marker, color=colour, label=key.replace("_", " "), linewidth=1.5)
+        marker = "o" if len(points) < 20 else ""
+        axes.plot(*zip(*points, strict=True), marker=marker, color=colour, label=key.replace("_", " "), linewidth=1.5)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 
 import torch
+from torch import Tensor
 
 
 def stream_seed(seed: int, purpose: str, step: int = 0, rank: int = 0) -> int:
@@ -21,6 +22,19 @@ def stream(
 ) -> torch.Generator:
     """A generator for one purpose at one step."""
     return torch.Generator(device).manual_seed(stream_seed(seed, purpose, step, rank))
+
+
+def normal_like(x: Tensor, generator: torch.Generator | None, *batch: int) -> Tensor:
+    """Standard normal numbers of shape (*batch, *x.shape), drawn where the generator is and moved to x."""
+    device = x.device if generator is None else generator.device
+    return torch.randn((*batch, *x.shape), generator=generator, dtype=x.dtype, device=device).to(x.device)
+
+
+def signs_like(x: Tensor, generator: torch.Generator | None, *batch: int) -> Tensor:
+    """Independent signs, +1 or -1 with equal chance (Rademacher numbers), of shape (*batch, *x.shape)."""
+    device = x.device if generator is None else generator.device
+    coins = torch.randint(2, (*batch, *x.shape), generator=generator, device=device)
+    return coins.to(x.device, x.dtype).mul_(2).sub_(1)
 
 
 def seed_dropout(seed: int, step: int, device: torch.device) -> None:

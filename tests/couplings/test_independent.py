@@ -23,7 +23,9 @@ def test_only_one_of_the_two_is_independent():
 @pytest.mark.parametrize("coupling", [Independent(), Paired()], ids=repr)
 @pytest.mark.parametrize("rows", [(3, 4), (0, 0)])
 def test_batches_that_do_not_fit_are_refused(coupling, rows):
-    with pytest.raises(ArgumentError, match=f"x0 has {rows[0]} rows and x1 {rows[1]}; pairing needs as many, and at least one"):
+    with pytest.raises(
+        ArgumentError, match=f"x0 has {rows[0]} rows and x1 {rows[1]}; pairing needs as many, and at least one"
+    ):
         coupling.pair(torch.zeros(rows[0], 2), torch.zeros(rows[1], 2))
 
 

@@ -57,7 +57,9 @@ def test_an_output_of_another_shape_is_refused():
 
 
 def test_modules_that_are_no_field_are_refused():
-    with pytest.raises(ArgumentError, match=r"Linear\.forward takes 1 argument\(s\), expected \(t, x\) or \(t, x, cond\)"):
+    with pytest.raises(
+        ArgumentError, match=r"Linear\.forward takes 1 argument\(s\), expected \(t, x\) or \(t, x, cond\)"
+    ):
         ModuleField(torch.nn.Linear(2, 2))
     with pytest.raises(ArgumentError, match=r"module is a function, expected a torch\.nn\.Module"):
         ModuleField(lambda t, x: x)

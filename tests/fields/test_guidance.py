@@ -38,7 +38,11 @@ def test_the_noise_is_guided_as_the_velocity_is():
 
 def test_a_wrapper_offers_what_it_wraps():
     path = VariancePreserving()
-    for inner in (ModuleField(Net()), PredictionField(Net(), path, gaussian=True), PredictionField(Net(), path, "data", (0.1, 0.2))):
+    for inner in (
+        ModuleField(Net()),
+        PredictionField(Net(), path, gaussian=True),
+        PredictionField(Net(), path, "data", (0.1, 0.2)),
+    ):
         field = ClassifierFree(inner, 2.0)
         assert field.offers == inner.offers
         assert field.interval == inner.interval

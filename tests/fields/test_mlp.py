@@ -64,7 +64,7 @@ def test_vector_conditions():
 
 
 def test_conditions_are_dropped_as_often_as_said():
-    """A dropped row answers as without a condition; 4000 rows at 0.3: within five standard errors, and never at rest."""
+    """A dropped row answers as without a condition; 4000 rows at 0.3, within five standard errors; never at rest."""
     field, n = lively(2, width=8, depth=1, classes=3, cond_dropout=0.3), 4000
     times, points, labels = torch.full((n,), 0.5), torch.zeros(n, 2), torch.ones(n, dtype=torch.int64)
     free, bound = field(times[:1], points[:1]), field(times[:1], points[:1], labels[:1])
@@ -98,9 +98,18 @@ def test_precision_follows_the_weights():
     [
         (lambda: MLP(2, 8, 1)(t, torch.zeros(5, 3)), r"x has events of shape \(3,\), this MLP was made for \(2,\)"),
         (lambda: MLP(2, 8, 1)(t, x, torch.zeros(5)), r"a condition was given to an unconditional MLP"),
-        (lambda: MLP(2, 8, 1, classes=3)(t, x, torch.zeros(5)), r"cond is torch\.float32 .*expected integer labels \(5,\)"),
-        (lambda: MLP(2, 8, 1, classes=3)(t, x, torch.zeros(4, dtype=torch.int64)), r"of shape \(4,\), expected integer labels"),
-        (lambda: MLP(2, 8, 1, classes=3)(t, x, torch.tensor([0, 1, 2, 3, 0])), r"labels range over 0 \.\. 3, expected 0 \.\. 2"),
+        (
+            lambda: MLP(2, 8, 1, classes=3)(t, x, torch.zeros(5)),
+            r"cond is torch\.float32 .*expected integer labels \(5,\)",
+        ),
+        (
+            lambda: MLP(2, 8, 1, classes=3)(t, x, torch.zeros(4, dtype=torch.int64)),
+            r"of shape \(4,\), expected integer labels",
+        ),
+        (
+            lambda: MLP(2, 8, 1, classes=3)(t, x, torch.tensor([0, 1, 2, 3, 0])),
+            r"labels range over 0 \.\. 3, expected 0 \.\. 2",
+        ),
         (lambda: MLP(2, 8, 1, classes=3)(t, x, torch.tensor([0, 1, 2, -1, 0])), r"labels range over -1 \.\. 2"),
         (lambda: MLP(2, 8, 1, cond_dim=3)(t, x, torch.zeros(5, 2)), r"cond has shape \(5, 2\), expected \(5, 3\)"),
         (lambda: MLP(2, 0), "width is 0, expected at least 1"),

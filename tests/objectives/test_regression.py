@@ -71,7 +71,10 @@ def by_hand(cls, t, x0, x1):
     x = a * x1 + s * x0
     one = torch.ones_like(t)
     return {
-        VelocityMatching: (-beta(t) / 2 * (torch.exp(-total) * x - torch.exp(-total / 2) * x1) / (1 - torch.exp(-total)), one),
+        VelocityMatching: (
+            -beta(t) / 2 * (torch.exp(-total) * x - torch.exp(-total / 2) * x1) / (1 - torch.exp(-total)),
+            one,
+        ),
         DataPrediction: (x1, one),
         NoisePrediction: (x0, one),
         ScoreMatching: (-(x - a * x1) / s**2, s**2),
@@ -157,7 +160,12 @@ def test_the_posterior_mean_minimises_the_loss(name, cls, schedules, mixtures, s
     }[cls.view]
     error = cls().target(path, point) - best
     spread = schedule.var(t).sqrt()[:, None] + 1
-    for phi in (torch.ones_like(point.x), point.x / spread, torch.sin(2 * point.x), t[:, None] * point.x.abs() / spread):
+    for phi in (
+        torch.ones_like(point.x),
+        point.x / spread,
+        torch.sin(2 * point.x),
+        t[:, None] * point.x.abs() / spread,
+    ):
         terms = (error * phi).sum(1)
         assert terms.mean().abs() < 5 * terms.std() / math.sqrt(n)
 
@@ -247,14 +255,26 @@ class Straight(GaussianPath):
 
 
 REFUSED = [
-    (DataPrediction(), Manifold(), Gaussian(), Independent(), "Manifold: the path is not affine, so data gives no velocity"),
+    (
+        DataPrediction(),
+        Manifold(),
+        Gaussian(),
+        Independent(),
+        "Manifold: the path is not affine, so data gives no velocity",
+    ),
     (NoisePrediction(), Straight(), Gaussian(), Independent(), "the path is not affine, so noise gives no velocity"),
     (DataPrediction(), ICFM(), Gaussian(), Independent(), "ICFM: the path has latent noise, so data alone"),
     (NoisePrediction(), SchrodingerBridge(), Gaussian(), Independent(), "use the velocity objective"),
     (ScoreMatching(), ICFM(), Gaussian(), Independent(), "latent noise"),
     (ScoreMatching(), CondOT(), Uniform(), Independent(), "a score needs a standard Gaussian source"),
     (ScoreFlow(), CondOT(), Gaussian(2.0), Independent(), "a score needs a standard Gaussian source"),
-    (ScoreMatching(), CondOT(), Gaussian(), OptimalTransport(), "OptimalTransport: given x1 the source is no longer Gaussian"),
+    (
+        ScoreMatching(),
+        CondOT(),
+        Gaussian(),
+        OptimalTransport(),
+        "OptimalTransport: given x1 the source is no longer Gaussian",
+    ),
     (ScoreFlow(), VariancePreserving(), Gaussian(), Paired(), "Paired: given x1"),
 ]
 

@@ -167,13 +167,14 @@ def test_a_field_that_blows_up_is_an_error(name):
         assert next(calls) < 30_000, "still asking for more of it"
         return 4 * x**2
 
+    said = ""
     try:
-        solution = make(name).solve(f, torch.full((1, 1), 0.5, dtype=torch.float64), (0.0, 1.0))
+        final = make(name).solve(f, torch.full((1, 1), 0.5, dtype=torch.float64), (0.0, 1.0)).final
     except SolverError as error:
-        assert "t = " in str(error)
-        assert "still asking" not in str(error)
-    else:
-        assert torch.isfinite(solution.final).all()
+        final, said = torch.zeros(1), str(error)
+    assert torch.isfinite(final).all()
+    assert "still asking" not in said
+    assert not said or "t = " in said
 
 
 BAD_TIMES = {

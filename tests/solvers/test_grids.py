@@ -1,5 +1,7 @@
 """Time grids: ends exact, the shift's formula, and backward the same points as forward."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -22,7 +24,7 @@ def test_shift_is_the_formula_of_its_paper_in_noise_time():
     for i, u in enumerate(got):
         tau = 1 - i / 10
         assert u == pytest.approx(1 - 3 * tau / (1 + 2 * tau))
-    lengths = [b - a for a, b in zip(got, got[1:], strict=False)]
+    lengths = [b - a for a, b in itertools.pairwise(got)]
     assert lengths == sorted(lengths)  # short near the noise
     assert ShiftedGrid(1.0).fractions(7) == pytest.approx(UniformGrid().fractions(7))
 

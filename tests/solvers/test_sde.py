@@ -5,16 +5,17 @@ is a recursion v' = M² v + K² without sampling error. M and K are read off the
 alpha² c² + sigma².
 """
 
+import itertools
 import math
 
 import pytest
 import torch
 
+from fmkit.couplings import Independent
 from fmkit.errors import ArgumentError, CombinationError
 from fmkit.fields import Stochastic
 from fmkit.flow import Flow
 from fmkit.objectives import VelocityMatching
-from fmkit.couplings import Independent
 from fmkit.paths import CondOT, Cosine, VariancePreserving
 from fmkit.solvers import Euler, EulerMaruyama, Heun, HeunSDE
 from fmkit.solvers.grids import ShiftedGrid, UniformGrid
@@ -45,7 +46,7 @@ def variance(schedule, t):
 def variance_after(solver, f, begin, end, v):
     times = solver.grid.times(begin, end, solver.steps)
     draw = torch.randn(1, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64).item()
-    for t, t_next in zip(times, times[1:], strict=False):
+    for t, t_next in itertools.pairwise(times):
         zero, one = (
             solver.step(
                 f, t, t_next - t, torch.full((1, 1), x0, dtype=torch.float64), torch.Generator().manual_seed(0)
@@ -88,7 +89,7 @@ def test_a_strength_that_depends_on_time_keeps_the_marginals(schedules, observed
 
 
 def test_the_noise_has_the_variance_said(schedules):
-    """One Euler-Maruyama step of dt from x: variance 2 lam std dt, mean x + (v - lam noise) dt; backward the score turns."""
+    """One Euler-Maruyama step from x: variance 2 lam std dt, mean x + (v - lam noise) dt; backward v turns."""
     f, x, dt, lam = stochastic(schedules["condot"]), 0.7, 0.01, 1.5
     n = 200_000
     at = f(0.4, torch.tensor(x, dtype=torch.float64))
@@ -114,7 +115,7 @@ def test_no_noise_is_the_flow(sde, ode, ends, schedules):
 @pytest.mark.parametrize("cls", [EulerMaruyama, HeunSDE])
 @pytest.mark.parametrize("lam", [0.0, 1.0])
 def test_a_mixture_is_sampled_and_its_marginals_are_right(cls, lam, mixtures, schedules, exact_field, seeded):
-    """Through the flow, from an exact network: the distribution function of 1-D samples (Kolmogorov-Smirnov, p = 1e-4)."""
+    """Through the flow, from an exact network: Kolmogorov-Smirnov in one dimension, false alarm 1e-4."""
     mixture, n = mixtures[1], 20_000
     network = exact_field(mixture, schedules["condot"])
     field = VelocityMatching().field(network, CondOT(), source=Gaussian(), coupling=Independent())

@@ -45,7 +45,7 @@ def solve(solver, times=(0.0, 1.0)):
 @pytest.mark.parametrize("grid", [UniformGrid(), ShiftedGrid(3.0)], ids=repr)
 @pytest.mark.parametrize("times", [(0.0, 1.0), (1.0, 0.0)])
 def test_order(cls, grid, times, observed_order):
-    steps = [40, 80, 160]
+    steps = [40, 80, 160] if FIXED[cls] > 2 else [160, 320, 640]
     errors = [solve(cls(n, grid), times)[0] for n in steps]
     assert observed_order(steps, errors) == pytest.approx(FIXED[cls], abs=0.15)
     assert cls.order == FIXED[cls]
@@ -72,7 +72,7 @@ def test_tolerance_is_honoured(cls, times):
 
 
 def test_higher_orders_are_cheaper_at_tight_tolerances():
-    cost = [solve(cls(rtol=1e-8, atol=1e-8))[1].nfe[0].item() for cls in (Bosh3, Dopri5, Dopri8)]
+    cost = [solve(cls(rtol=1e-10, atol=1e-10))[1].nfe[0].item() for cls in (Bosh3, Dopri5, Dopri8)]
     assert cost == sorted(cost, reverse=True)
 
 

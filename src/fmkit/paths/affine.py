@@ -25,6 +25,7 @@ from torch import Tensor
 
 from fmkit.errors import ArgumentError, CombinationError, did_you_mean
 from fmkit.paths.base import PathSample, ProbabilityPath
+from fmkit.randomness import normal_like
 from fmkit.shapes import batch_time, check_points, widen
 from fmkit.sources import Convolved, Scaled, Source
 
@@ -89,7 +90,7 @@ class AffinePath(ProbabilityPath):
         velocity = widen(rate.alpha, x1) * x1 + widen(rate.sigma, x0) * x0
         if at.gamma is None or rate.gamma is None:
             return PathSample(t, x, x0, x1, velocity)
-        z = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+        z = normal_like(x, generator)
         return PathSample(t, x + widen(at.gamma, z) * z, x0, x1, velocity + widen(rate.gamma, z) * z, z)
 
     @property

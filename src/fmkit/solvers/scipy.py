@@ -11,7 +11,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from fmkit.errors import CombinationError, SolverError
@@ -40,6 +39,8 @@ class Scipy(Solver):
     def solve(
         self, f: Function, x0: State, times: Sequence[float], *, generator: torch.Generator | None = None
     ) -> Solution:
+        from scipy.integrate import solve_ivp  # here: it takes long to import, and most programs never need it
+
         times = check_times(times)
         parts = x0 if isinstance(x0, tuple) else (x0,)
         if torch.is_grad_enabled() and any(p.requires_grad for p in parts):

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fmkit.errors import ArgumentError
 from fmkit.fields import Stochastic
+from fmkit.randomness import normal_like
 from fmkit.solvers.base import Function, State
 from fmkit.solvers.fixed_step import FixedStep
 from fmkit.solvers.grids import TimeGrid
@@ -68,7 +69,7 @@ class EulerMaruyama(SDESolver):
 
     def step(self, f: Function, t: float, dt: float, x: State, memory: Any) -> tuple[State, Any]:
         at = f(t, x)
-        kick = _normal(x, memory) * torch.sqrt(self._variance(at, t) * abs(dt))
+        kick = normal_like(x, memory) * torch.sqrt(self._variance(at, t) * abs(dt))
         return x + abs(dt) * self._drift(at, t, dt) + kick, memory
 
 
@@ -78,13 +79,9 @@ class HeunSDE(SDESolver):
     order = 2
 
     def step(self, f: Function, t: float, dt: float, x: State, memory: Any) -> tuple[State, Any]:
-        at, noise = f(t, x), _normal(x, memory)
+        at, noise = f(t, x), normal_like(x, memory)
         drift, variance = self._drift(at, t, dt), self._variance(at, t)
         ahead = f(t + dt, x + abs(dt) * drift + noise * torch.sqrt(variance * abs(dt)))
         mean_drift = (drift + self._drift(ahead, t + dt, dt)) / 2
         mean_variance = (variance + self._variance(ahead, t + dt)) / 2
         return x + abs(dt) * mean_drift + noise * torch.sqrt(mean_variance * abs(dt)), memory
-
-
-def _normal(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from torchdiffeq import odeint
 
 from fmkit.errors import ArgumentError, SolverError
 from fmkit.shapes import time_dtype
@@ -178,6 +177,8 @@ def check_tolerances(rtol: float, atol: float) -> None:
 
 
 def _odeint(solver: Solver, f: Watched, x0: State, at: torch.Tensor, options: dict) -> tuple[State, ...]:
+    from torchdiffeq import odeint  # here: it brings scipy.integrate, which takes long to import
+
     tolerances = {"rtol": solver.rtol, "atol": solver.atol} if isinstance(solver, Adaptive) else {}
     try:
         out = odeint(f, x0, at, method=solver.method, options=options, **tolerances)

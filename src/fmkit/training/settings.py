@@ -35,7 +35,7 @@ class Settings(pydantic.BaseModel):
         ArgumentError: for an unknown name, a wrong type or a value out of range.
     """
 
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
 
     steps: int = Field(1000, ge=1)
     batch_size: int = Field(256, ge=1)
