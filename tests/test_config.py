@@ -49,7 +49,7 @@ def test_a_new_name_drops_the_parameters_of_the_old_part():
     ("words", "message"),
     [
         (["pth=vp"], r"^pth: unknown key; did you mean 'path'\? \('pth=vp'\)$"),
-        (["path=vpp"], r"^path: no paths named 'vpp' is installed; did you mean 'vp'\? \('path=vpp'\)$"),
+        (["path=vpp"], r"^path: no path named 'vpp' is installed; did you mean 'vp'\? \('path=vpp'\)$"),
         (
             ["path.name=vp", "path.bta_max=3"],
             r"^path.bta_max: VariancePreserving has no parameter 'bta_max'; did you mean 'beta_max'\? "
@@ -70,10 +70,10 @@ def test_a_new_name_drops_the_parameters_of_the_old_part():
         (["path={sigma_min: 0.1}"], r"^path: got {'sigma_min': 0.1}, expected a name or a mapping with a name"),
         (["solver={name: euler, steps: 0}"], r"^solver: steps is 0, expected a positive integer"),
         (["solver={name: euler, grid: {name: shifted, shift: 0}}"], r"^solver.grid: shift is 0"),
-        (["solver={name: euler, grid: shiftd}"], r"^solver.grid: no time_grids named 'shiftd'.*'shifted'"),
+        (["solver={name: euler, grid: shiftd}"], r"^solver.grid: no time grid named 'shiftd'.*'shifted'"),
         (["field.wdth=3"], r"^field.wdth: MLP has no parameter 'wdth'; did you mean 'width'"),
-        (["callbacks=[progres]"], r"^callbacks.0: no callbacks named 'progres' is installed; did you mean 'progress'"),
-        (["data=moonz"], r"^data: no datasets named 'moonz' is installed; did you mean 'moons'"),
+        (["callbacks=[progres]"], r"^callbacks.0: no callback named 'progres' is installed; did you mean 'progress'"),
+        (["data=moonz"], r"^data: no dataset named 'moonz' is installed; did you mean 'moons'"),
         (["data={name: tabular, file: nowhere.csv}"], r"^data: .*nowhere.csv"),
         (["steps"], r"'steps' is no key=value, as trainer.steps=2000"),
         (["=3"], r"'=3' is no key=value"),

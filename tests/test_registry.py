@@ -72,7 +72,7 @@ def test_a_broken_plugin_breaks_only_itself_and_is_named(install):
     install("broken-fm", [("fmkit.paths", "wreck", "broken_fm:Wreck")], code="raise ImportError('no such library')")
     assert registry.load("fmkit.paths", "condot") is fmkit.paths.CondOT
     with pytest.raises(
-        PluginLoadError, match=r"paths 'wreck' of broken-fm 1.2 .* no such library; repair or uninstall"
+        PluginLoadError, match=r"path 'wreck' of broken-fm 1.2 .* no such library; repair or uninstall"
     ):
         registry.load("fmkit.paths", "wreck")
 
@@ -123,9 +123,9 @@ def test_the_declared_range_is_checked_before_the_import(install, requires, fits
 
 
 def test_an_unknown_name_says_which_is_closest():
-    with pytest.raises(RegistryError, match=r"no paths named 'condott' is installed; did you mean 'condot'\?"):
+    with pytest.raises(RegistryError, match=r"no path named 'condott' is installed; did you mean 'condot'\?"):
         registry.find("fmkit.paths", "condott")
-    with pytest.raises(RegistryError, match=r"no solvers named 'zzz' is installed; known: ab2, "):
+    with pytest.raises(RegistryError, match=r"no solver named 'zzz' is installed; known: ab2, "):
         registry.find("fmkit.solvers", "zzz")
 
 

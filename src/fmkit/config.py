@@ -305,7 +305,7 @@ def schema() -> dict[str, Any]:
 def _kind_schema(group: str) -> dict[str, Any]:
     from fmkit import registry
 
-    options: list[dict[str, Any]] = [{"enum": sorted({e.name for e in registry.entries(group)})}]
+    options: list[dict[str, Any]] = [{"enum": _names(group)}]
     for entry in registry.entries(group):
         try:
             cls = entry.load()
@@ -315,15 +315,27 @@ def _kind_schema(group: str) -> dict[str, Any]:
     return {"anyOf": options}
 
 
+def _names(group: str) -> list[str]:
+    from fmkit import registry
+
+    return sorted({e.name for e in registry.entries(group)})
+
+
 def _part_schema(name: str, cls: type) -> dict[str, Any]:
     from fmkit.parts import parameters_of
+    from fmkit.specs import kinds_in
 
     properties: dict[str, Any] = {"name": {"const": name}}
     for key, parameter in parameters_of(cls).items():
+        nested = kinds_in(parameter.annotation)
         try:
-            properties[key] = pydantic.TypeAdapter(parameter.annotation).json_schema()
+            properties[key] = (
+                {"anyOf": [{"enum": _names(kind.group)} for kind in nested] + [{"type": ["object", "null"]}]}
+                if nested
+                else pydantic.TypeAdapter(parameter.annotation).json_schema()
+            )
         except (pydantic.errors.PydanticUserError, pydantic.errors.PydanticSchemaGenerationError):
-            properties[key] = {}  # a nested part, or a tensor: its own rules apply
+            properties[key] = {}  # a tensor, a function: its own rules apply
         if parameter.default is not inspect.Parameter.empty and isinstance(parameter.default, str | int | float | bool):
             properties[key]["default"] = parameter.default
     summary = (inspect.getdoc(cls) or "").split("\n")[0]

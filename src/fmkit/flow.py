@@ -248,14 +248,15 @@ class Flow(Part):
             raise ArgumentError(f"t is {t}, expected a time in [0, 1]")
         return min(max(float(t), self.interval[0]), self.interval[1])
 
-    def _bound(self, protocol: str, cond: Any) -> Callable[[Any, Tensor], Any]:
+    def _bound(self, protocol: str, cond: Any) -> Callable[..., Any]:
         if protocol not in self.field.offers:
+            sde = "; an SDE needs a standard Gaussian source, the independent coupling and a path without latent noise"
             raise CombinationError(
-                f"the solver reads {protocol!r}, and this field offers {', '.join(sorted(self.field.offers))}; "
-                "an SDE needs a standard Gaussian source, the independent coupling and a path without latent noise"
+                f"the solver reads {protocol!r}, and this field offers {', '.join(sorted(self.field.offers))}"
+                + (sde if protocol == "stochastic" else "")
             )
         method = getattr(self.field, protocol)
-        return lambda t, x: method(batch_time(t, x), x, cond)
+        return lambda *at: method(*(batch_time(t, at[-1]) for t in at[:-1]), at[-1], cond)
 
     def _solve(
         self, x: Tensor, times: Sequence[float], cond: Any, solver: Solver | None, generator: torch.Generator | None
@@ -275,7 +276,9 @@ class Flow(Part):
         """The end of x, and the integral of the divergence along the way, in the direction of `times`."""
         solver = self.solver if solver is None else solver
         if solver.reads != "velocity":
-            raise CombinationError(f"{type(solver).__name__} is stochastic: a log-density needs an ODE solver")
+            raise CombinationError(
+                f"{type(solver).__name__} reads {solver.reads!r}: a log-density needs a solver of ODEs"
+            )
         if not self.field.euclidean:
             raise CombinationError(
                 "this flow lives on a manifold: the divergence in ambient coordinates is not the rate of its "

@@ -36,6 +36,11 @@ class Entry:
         return self.group.rsplit(".", 1)[-1]
 
     @property
+    def label(self) -> str:
+        """For messages: `"path 'vp' of fmkit 0.1.0"`."""
+        return f"{_singular(self.group)} {self.name!r} of {self.package} {self.version}"
+
+    @property
     def qualified(self) -> str:
         """`package/name`, which addresses this entry whatever else is installed."""
         return f"{self.package}/{self.name}"
@@ -55,8 +60,7 @@ class Entry:
             here = metadata.version(HOME)
             if not requirement.specifier.contains(here, prereleases=True):
                 raise PluginLoadError(
-                    f"{self.kind} {self.name!r} of {self.package} {self.version} needs fmkit{requirement.specifier}, "
-                    f"this is fmkit {here}; upgrade one of the two"
+                    f"{self.label} needs fmkit{requirement.specifier}, this is fmkit {here}; upgrade one of the two"
                 )
 
     def load(self) -> Any:
@@ -70,9 +74,13 @@ class Entry:
             return metadata.EntryPoint(self.name, self.value, self.group).load()
         except Exception as error:
             raise PluginLoadError(
-                f"{self.kind} {self.name!r} of {self.package} {self.version} cannot be imported from {self.value}: "
+                f"{self.label} cannot be imported from {self.value}: "
                 f"{type(error).__name__}: {error}; repair or uninstall {self.package}"
             ) from error
+
+
+def _singular(group: str) -> str:
+    return group.rsplit(".", 1)[-1].removesuffix("s").replace("_", " ")
 
 
 def _normal(package: str) -> str:
@@ -118,7 +126,7 @@ def find(group: str, name: str) -> Entry:
         RegistryError: if nothing has that name (with the closest one), or two plugins have (naming both).
     """
     there = entries(group)
-    kind = group.rsplit(".", 1)[-1]
+    kind = _singular(group)
     package, _, bare = name.replace("_", "-").rpartition("/")
     hits = [e for e in there if e.name == bare and (not package or e.package == _normal(package))]
     if not hits:

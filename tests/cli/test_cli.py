@@ -147,7 +147,7 @@ def test_evaluate_says_the_same_again(moons, capsys):
         (("train", "digitz"), 2, "'digitz' is neither a file nor a recipe; did you mean 'digits'?"),
         (("train", "nowhere.yaml"), 2, "cannot read the configuration nowhere.yaml: No such file"),
         (("train", "moons", "trainer.stepz=3"), 2, "trainer.stepz: unknown key; did you mean 'steps'?"),
-        (("train", "moons", "solver=dopri"), 2, "solver: no solvers named 'dopri' is installed; did you mean 'dopri"),
+        (("train", "moons", "solver=dopri"), 2, "solver: no solver named 'dopri' is installed; did you mean 'dopri"),
         (("train", "moons", "objective=score", "coupling=ot"), 2, "is not the score"),
         (("sample", "nowhere"), 2, "there is no trained flow at nowhere"),
         (("sample", "nowhere", "-o", "s.jpg"), 2, "--out: got 's.jpg', expected a name ending in"),
@@ -232,13 +232,13 @@ def test_a_broken_plugin_beside_spoils_nothing_and_is_named_when_asked_for(tmp_p
         assert run("plugins", "list") == 0
         assert "wreck" in capsys.readouterr().out
         assert run("plugins", "info", "wreck") == 0
-        assert "broken: paths 'wreck' of wreck-fm 0.3 cannot be imported" in capsys.readouterr().out
+        assert "broken: path 'wreck' of wreck-fm 0.3 cannot be imported" in capsys.readouterr().out
         assert run("config", "show", "moons") == 0
         assert run("config", "schema") == 0
         capsys.readouterr()
         assert run("train", "moons", "path=wreck", "--out", tmp_path / "run") == 2
         said = capsys.readouterr().err
-        assert "path: paths 'wreck' of wreck-fm 0.3" in said
+        assert "path: path 'wreck' of wreck-fm 0.3" in said
         assert "a_library_that_is_not_there" in said
         assert said.count("\n") == 1
     finally:

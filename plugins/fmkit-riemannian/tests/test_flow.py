@@ -147,12 +147,16 @@ def test_the_recipes_run(recipe, manifold):
     manifold.check(flow.transport(job.split.test[:20]))
 
 
-def test_a_source_off_the_manifold_stops_the_training():
-    trainer = fmkit.Trainer(
-        path=GeodesicPath(Sphere()),
-        field=TangentField(Sphere(), MLP(3, width=8, depth=1)),
-        settings=fmkit.Settings(steps=2),
-        callbacks=[],
-    )
+def test_a_source_off_the_manifold_is_refused_before_the_training():
+    field = TangentField(Sphere(), MLP(3, width=8, depth=1))
+    with pytest.raises(CombinationError, match="a Gaussian source is off the sphere; use ManifoldUniform"):
+        fmkit.Trainer(path=GeodesicPath(Sphere()), field=field)
+    other = fmkit.sources.Uniform()  # not known to be off the sphere before it is drawn from
+    trainer = fmkit.Trainer(GeodesicPath(Sphere()), field, source=other, settings=fmkit.Settings(steps=2), callbacks=[])
     with pytest.raises(ArgumentError, match=r"x0 has .* rows off the unit sphere"):
         trainer.fit(SphereMixture(size=100).load().train)
+
+
+def test_a_network_that_tears_at_the_seam_is_refused():
+    with pytest.raises(CombinationError, match="an MLP is not periodic .* wrap it in TangentField"):
+        fmkit.Trainer(path=GeodesicPath(Torus()), field=MLP(2), source=ManifoldUniform(Torus()))

@@ -30,7 +30,8 @@ class Stochastic(NamedTuple):
 class VectorField(Part):
     """The base class of every field. A subclass implements `forward`.
 
-    A field `offers` protocols by name: each is a method `(t, x, cond)` of that name, which a solver may `read`.
+    A field `offers` protocols by name: each is a method `(t, x, cond)` of that name, which a solver may `read`. A
+    protocol of two times (an average velocity over an interval) takes both, first.
     """
 
     group: ClassVar[str] = "fmkit.fields"
@@ -148,7 +149,7 @@ class PredictionField(VectorField):
 
     @property
     def euclidean(self) -> bool:
-        return self.path.euclidean
+        return self.path.euclidean and self.network.euclidean
 
     def forward(self, t: Tensor, x: Tensor, cond: Any = None) -> Tensor:
         prediction = predict(self.network, t, x, cond)
@@ -170,6 +171,14 @@ class PredictionField(VectorField):
 
 
 def predict(network: torch.nn.Module, t: Tensor, x: Tensor, cond: Any = None) -> Tensor:
-    """The network's answer: times are float64 up to here and are cast to the network's precision once."""
-    t = batch_time(t, x).to(x.dtype if x.dtype != torch.bfloat16 else torch.float32)
-    return network(t, x) if cond is None else network(t, x, cond)
+    """The network's answer: times are float64 up to here and are cast to the network's precision once.
+
+    Raises:
+        ArgumentError: if the answer has not the shape of x (a loss would silently broadcast it).
+    """
+    narrow = torch.float32 if x.dtype == torch.bfloat16 or not x.is_floating_point() else x.dtype
+    t = batch_time(t, x).to(narrow)
+    out = network(t, x) if cond is None else network(t, x, cond)
+    if out.shape != x.shape:
+        raise ArgumentError(f"{type(network).__name__} returned {tuple(out.shape)} for x of shape {tuple(x.shape)}")
+    return out

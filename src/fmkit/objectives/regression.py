@@ -50,6 +50,8 @@ class Regression(Objective):
         """The view of a point that the network regresses on."""
         match self.view:
             case "velocity":
+                if point.velocity is None:
+                    raise CombinationError(f"{type(path).__name__} has no velocity to regress on")
                 return point.velocity
             case "data":
                 return point.x1

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fmkit.differentiation import time_derivative
 from fmkit.errors import ArgumentError, CombinationError, did_you_mean
 from fmkit.paths.base import PathSample, ProbabilityPath
 from fmkit.randomness import normal_like
@@ -171,9 +172,8 @@ class AffinePath(ProbabilityPath):
 
 
 def _derivative(function: Callable[[Tensor], Tensor | None], t: Tensor) -> Tensor:
-    # jvp wants real memory behind the times (no expand) and a tensor out of the function (no Python float).
-    t = t.contiguous()
-    return torch.func.jvp(lambda s: _like(function(s), s), (t,), (torch.ones_like(t),))[1]
+    # Forward mode wants a tensor out of the function, and an author may well return a number.
+    return time_derivative(lambda s: _like(function(s), s), t)[1]
 
 
 def _like(value: Any, t: Tensor) -> Any:

@@ -41,18 +41,30 @@ class PathSample(NamedTuple):
 class ProbabilityPath(Part):
     """The base class of every path. A subclass implements `sample`; `AffinePath` does that from two functions.
 
-    Attributes:
-        euclidean: whether the state lives in flat space, so that the divergence of the velocity in the coordinates of
-            x is the rate of the log-density. A path on a manifold says False, and likelihoods are refused.
+    Four hooks have defaults: `interval`, `euclidean`, `start` and `check`.
     """
 
     group: ClassVar[str] = "fmkit.paths"
-    euclidean: ClassVar[bool] = True
 
     @property
     def interval(self) -> tuple[float, float]:
         """The times the path is valid on; nothing in fmkit evaluates it outside."""
         return (0.0, 1.0)
+
+    @property
+    def euclidean(self) -> bool:
+        """Whether the divergence of the velocity in the coordinates of x is the rate of the log-density.
+
+        A path on a curved manifold says False, and likelihoods are refused.
+        """
+        return True
+
+    def check(self, source: Source, network: torch.nn.Module) -> None:
+        """Refuse, with the reason, a source or a network that has no meaning on this path.
+
+        Raises:
+            CombinationError: if there is none: a source off the path's manifold, a network that is not periodic.
+        """
 
     @abc.abstractmethod
     def sample(

@@ -15,6 +15,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from fmkit.differentiation import time_derivative
 from fmkit.errors import ArgumentError
 from fmkit.paths.base import PathSample, ProbabilityPath
 from fmkit.shapes import check_points
@@ -48,10 +49,8 @@ class GaussianPath(ProbabilityPath):
         self, t: Tensor | Real, x0: Tensor, x1: Tensor, *, generator: torch.Generator | None = None
     ) -> PathSample:
         t, x0, x1 = check_points(t, x0, x1, self.interval)
-        wide = t.reshape(-1, *[1] * (x1.ndim - 1)).contiguous()
-        (mean, std), (d_mean, d_std) = torch.func.jvp(  # type: ignore[misc]
-            lambda s: (self.mean(s, x1), self.std(s, x1)), (wide,), (torch.ones_like(wide),)
-        )
+        wide = t.reshape(-1, *[1] * (x1.ndim - 1))
+        (mean, std), (d_mean, d_std) = time_derivative(lambda s: (self.mean(s, x1), self.std(s, x1)), wide)
         self._check(mean, std, x1)
         mean, std, d_mean, d_std = (v.to(x1.dtype) for v in (mean, std, d_mean, d_std))
         return PathSample(t, mean + std * x0, x0, x1, d_mean + d_std * x0)

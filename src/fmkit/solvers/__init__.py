@@ -1,10 +1,10 @@
 """Solvers: own fixed-step methods first, torchdiffeq's and scipy's beside them, and SDEs."""
 
-from fmkit.solvers.base import Solution, Solver
+from fmkit.solvers.base import Function, Solution, Solver, State, Watched, advance, check_times, count, point_of
 from fmkit.solvers.fixed_step import FixedStep
 from fmkit.solvers.grids import ListedGrid, ShiftedGrid, TimeGrid, UniformGrid
 from fmkit.solvers.multistep import AB2, AB3, AB4, AdamsBashforth
-from fmkit.solvers.runge_kutta import RK4, Euler, Heun, Midpoint, RungeKutta, Tableau
+from fmkit.solvers.runge_kutta import RK4, Euler, Heun, Midpoint, RungeKutta, Tableau, runge_kutta_step
 from fmkit.solvers.scipy import DOP853, LSODA, Radau, Scipy
 from fmkit.solvers.sde import EulerMaruyama, HeunSDE, SDESolver
 from fmkit.solvers.torchdiffeq import (
@@ -22,6 +22,7 @@ from fmkit.solvers.torchdiffeq import (
     TorchdiffeqImplicitAdams,
     TorchdiffeqMidpoint,
     TorchdiffeqRK4,
+    check_tolerances,
 )
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "Fehlberg2",
     "FixedGrid",
     "FixedStep",
+    "Function",
     "Heun",
     "HeunSDE",
     "ListedGrid",
@@ -53,6 +55,7 @@ __all__ = [
     "ShiftedGrid",
     "Solution",
     "Solver",
+    "State",
     "Tableau",
     "TimeGrid",
     "TorchdiffeqEuler",
@@ -63,4 +66,11 @@ __all__ = [
     "TorchdiffeqMidpoint",
     "TorchdiffeqRK4",
     "UniformGrid",
+    "Watched",
+    "advance",
+    "check_times",
+    "check_tolerances",
+    "count",
+    "point_of",
+    "runge_kutta_step",
 ]

@@ -1,7 +1,8 @@
 """A solver: integrates dx/dt = f(t, x) from the first time to the last, forward or backward.
 
 A state is a point `(B, *event)`, or a tuple: the point and integrals beside it (a likelihood carries its log-density).
-`f` is a plain function of (t, state) with t a float or a `(B,)` tensor.
+`f` is a plain function of (t, state), with t a float, a 0-d or a `(B,)` tensor; a flow widens it. A solver that reads a
+protocol of two times calls f(s, t, state).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from fmkit.shapes import time_dtype
 
 # A Tensor, or a tuple of them: a union would have to be taken apart at every addition, so the type says Any.
 State = Any
-Function = Callable[[Any, State], State]
+Function = Callable[..., State]  # (t, state) -> d state/dt
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,16 @@ class Solution:
         times: the T times asked for.
         states: the state at each, the given one first; a state has the structure of x0.
         nfe: `(B,)` evaluations of f that each sample took part in.
-        accepted: steps that counted.
-        rejected: steps tried again, by solvers that do.
+        accepted: `(B,)` steps that counted, for each sample.
+        rejected: `(B,)` steps tried again, by solvers that do; zeros by default.
         status: "success"; a solver that does not reach its end raises a SolverError.
     """
 
     times: tuple[float, ...]
     states: tuple[State, ...]
     nfe: Tensor
-    accepted: int
-    rejected: int = 0
+    accepted: Tensor
+    rejected: Tensor
     status: str = "success"
 
     @property
@@ -91,13 +92,15 @@ class Watched:
         self.f, self.calls = f, 0
         self.low, self.high = min(times), max(times)
 
-    def __call__(self, t: Any, x: State) -> State:
+    def __call__(self, *arguments: Any) -> State:
         self.calls += 1
+        *times, x = arguments
+        return self.f(*map(self._inside, times), x)
+
+    def _inside(self, t: Any) -> Any:
         if isinstance(t, Tensor):  # to float64 first: a float32 clamp would round the bounds outwards
-            t = t.to(time_dtype(t.device)).clamp(self.low, self.high)
-        else:
-            t = min(max(t, self.low), self.high)
-        return self.f(t, x)
+            return t.to(time_dtype(t.device)).clamp(self.low, self.high)
+        return min(max(t, self.low), self.high)
 
 
 def check_times(times: Sequence[float]) -> tuple[float, ...]:
@@ -119,7 +122,7 @@ def point_of(x: State) -> Tensor:
 
 
 def count(x: State, calls: int) -> Tensor:
-    """`calls` for each row: the NFE of a solver whose batch shares its steps."""
+    """`calls` for each row: the figure of a solver whose batch shares its steps."""
     return torch.full((point_of(x).shape[0],), calls, dtype=torch.int64)
 
 

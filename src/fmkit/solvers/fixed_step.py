@@ -66,7 +66,7 @@ class FixedStep(Solver):
             if wanted[0] == t_next:
                 states.append(x)
                 wanted.pop(0)
-        return Solution(times, tuple(states), count(x0, watched.calls), self.steps)
+        return Solution(times, tuple(states), count(x0, watched.calls), count(x0, self.steps), count(x0, 0))
 
     def _beside(self, f: Function, t: float, wanted: float, x: State, memory: Any) -> State:
         if not self.between:

@@ -68,7 +68,7 @@ class Scipy(Solver):
             )
         inner = [_unravel(result.sol(t), x0) for t in times[1:-1]] if dense else []
         states = (x0, *inner, _unravel(result.y[:, -1], x0))
-        return Solution(times, states, count(x0, watched.calls), len(result.t) - 1)
+        return Solution(times, states, count(x0, watched.calls), count(x0, len(result.t) - 1), count(x0, 0))
 
 
 class DOP853(Scipy):

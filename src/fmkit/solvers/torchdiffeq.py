@@ -48,7 +48,8 @@ class Adaptive(Solver):
         at = torch.tensor(times, dtype=time_dtype(device), device=device)
         options = {"step_t": at[-1:], "max_num_steps": self.max_steps, "dtype": at.dtype}
         states = _odeint(self, watched, x0, at, options)
-        return Solution(times, states, count(x0, watched.calls), watched.accepted, watched.rejected)
+        accepted, rejected = count(x0, watched.accepted), count(x0, watched.rejected)
+        return Solution(times, states, count(x0, watched.calls), accepted, rejected)
 
 
 class _Counted(Watched):
@@ -125,7 +126,7 @@ class FixedGrid(Solver):
         if len(times) > 2:
             options["interp"] = "cubic"
         states = _odeint(self, watched, x0, at, options)
-        return Solution(times, states, count(x0, watched.calls), self.steps)
+        return Solution(times, states, count(x0, watched.calls), count(x0, self.steps), count(x0, 0))
 
 
 class TorchdiffeqEuler(FixedGrid):

@@ -22,7 +22,6 @@ from torch import Tensor
 
 from fmkit._version import __version__
 from fmkit.errors import SavedFileError, TrainingError
-from fmkit.fields import VectorField
 from fmkit.parts import Part
 from fmkit.saving import FORMAT, read_tensors, write_tensors
 from fmkit.specs import describe
@@ -43,7 +42,7 @@ class Run:
     """
 
     def __init__(
-        self, settings: Settings, network: VectorField, parts: dict[str, Part], folder: str | Path | None
+        self, settings: Settings, network: torch.nn.Module, parts: dict[str, Part], folder: str | Path | None
     ) -> None:
         self.settings, self.network, self.parts = settings, network, parts
         self.device = next((p.device for p in network.parameters()), torch.device("cpu"))

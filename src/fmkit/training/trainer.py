@@ -16,7 +16,7 @@ from torch import Tensor
 from fmkit.couplings import Coupling, Independent, Paired
 from fmkit.data.base import Data
 from fmkit.errors import ArgumentError, CombinationError, TrainingError
-from fmkit.fields import PredictionField, VectorField, as_field
+from fmkit.fields import PredictionField, as_field
 from fmkit.flow import Flow
 from fmkit.objectives import Batch, Objective, VelocityMatching
 from fmkit.paths import ProbabilityPath
@@ -60,13 +60,13 @@ class Trainer:
         settings: Settings | None = None,
         callbacks: Sequence[Callback] | None = None,
     ) -> None:
-        self.path, self.field = path, as_field(field)
+        self.path, self.field = path, field
         self.objective = VelocityMatching() if objective is None else objective
         self._source, self._coupling = source, coupling
         self.solver = Dopri5() if solver is None else solver
         self.settings = Settings() if settings is None else settings
         self.callbacks = [Progress()] if callbacks is None else list(callbacks)
-        self.objective.check(path, source or Gaussian(), coupling or Independent())
+        self._check(source or Gaussian(), coupling or Independent())
 
     def fit(
         self,
@@ -148,7 +148,7 @@ class Trainer:
         run.average()
         return loss
 
-    def _loss(self, network: VectorField, batch: Batch, run: Run, step: int, purpose: str = "objective") -> Tensor:
+    def _loss(self, network: torch.nn.Module, batch: Batch, run: Run, step: int, purpose: str = "objective") -> Tensor:
         generator = stream(self.settings.seed, purpose, step, device=run.device)
         dtype = AUTOCAST.get(self.settings.precision)
         with torch.autocast(run.device.type, dtype=dtype, enabled=dtype is not None):
@@ -206,7 +206,7 @@ class Trainer:
     def _begin_with(self, data: Data, initial: Flow) -> Data:
         trained = initial.field.network if isinstance(initial.field, PredictionField) else initial.field
         try:
-            self.field.load_state_dict(trained.state_dict())
+            as_field(self.field).load_state_dict(as_field(trained).state_dict())
         except RuntimeError as error:
             raise ArgumentError(f"the flow's network does not fit this trainer's field: {error}") from error
         return dataclasses.replace(data, transform=data.transform or initial.transform)
@@ -221,8 +221,14 @@ class Trainer:
                 "drop the coupling, or the pairs"
             )
         source, coupling = self._source or Empirical(torch.as_tensor(data.x0)), Paired()
-        self.objective.check(self.path, source, coupling)
+        self._check(source, coupling)
         return source, coupling
+
+    def _check(self, source: Source, coupling: Coupling) -> None:
+        """Every part has its say before anything runs; making the field shows whether the network can be one."""
+        self.objective.check(self.path, source, coupling)
+        self.path.check(source, self.field)
+        self.objective.field(self.field, self.path, source=source, coupling=coupling)
 
     def _place(self) -> torch.device:
         name = self.settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -239,7 +245,9 @@ class Trainer:
     def _dtype(self) -> torch.dtype:
         return torch.float64 if self.settings.precision == "float64" else torch.float32
 
-    def _flow(self, network: VectorField, source: Source, coupling: Coupling, shape: Sequence[int], data: Data) -> Flow:
+    def _flow(
+        self, network: torch.nn.Module, source: Source, coupling: Coupling, shape: Sequence[int], data: Data
+    ) -> Flow:
         for average, weight in zip(network.parameters(), self.field.parameters(), strict=True):
             average.requires_grad_(weight.requires_grad)
         field = self.objective.field(network, self.path, source=source, coupling=coupling)

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from fmkit.errors import CombinationError
+from fmkit.fields import MLP
 from fmkit.paths import AffinePath, CondOT, PathSample, ProbabilityPath
 from fmkit.shapes import check_points, widen
+from fmkit.sources import Gaussian, Source
 from fmkit_riemannian.manifolds import Manifold
 
 
@@ -56,6 +58,18 @@ class GeodesicPath(ProbabilityPath):
     @property
     def interval(self) -> tuple[float, float]:
         return self.schedule.interval
+
+    def check(self, source: Source, network: torch.nn.Module) -> None:
+        if isinstance(source, Gaussian):
+            raise CombinationError(
+                f"a Gaussian source is off the {type(self.manifold).__name__.lower()}; use ManifoldUniform "
+                "(manifold-uniform)"
+            )
+        if self.manifold.flat and isinstance(network, MLP):
+            raise CombinationError(
+                "an MLP is not periodic in the angles of the torus, so its flow would tear at the seam and its density "
+                "be wrong; wrap it in TangentField (tangent)"
+            )
 
     def sample(
         self, t: Tensor | Real, x0: Tensor, x1: Tensor, *, generator: torch.Generator | None = None

@@ -82,7 +82,7 @@ class Torchode(Solver):
         tableau = method.tableau
         nfe = FIRST_STEP_NFE + (tableau.n_stages - int(tableau.fsal)) * steps
         states = (x0, *(layout.unpack(out.ys[:, i]) for i in range(1, len(times))))
-        return Solution(times, states, nfe, int(accepted.max()), int((steps - accepted).max()))
+        return Solution(times, states, nfe, accepted, steps - accepted)
 
     def _check(self, status: Tensor, end: float) -> None:
         failed = (status != 0).nonzero().flatten().tolist()
