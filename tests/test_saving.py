@@ -202,8 +202,8 @@ FOREIGN = {
     "flow of another type": (put("flow", value=[1]), "flow"),
     "a module's function": (put("flow", "solver", value={"name": "os/system"}), "os/system"),
     "a dotted path": (put("flow", "solver", value={"name": "@os:system"}), "os:system is no registered part"),
-    "another kind of part": (put("flow", "solver", value="gaussian"), "no solvers named 'gaussian'"),
-    "an uninstalled part": (put("flow", "solver", value="antigravity"), "no solvers named 'antigravity'"),
+    "another kind of part": (put("flow", "solver", value="gaussian"), "no solvers? named 'gaussian'"),
+    "an uninstalled part": (put("flow", "solver", value="antigravity"), "no solvers? named 'antigravity'"),
     "an unknown argument": (
         put("flow", "solver", value={"name": "heun", "stps": 3}),
         r"flow\.solver\.stps.*did you mean 'steps'",
@@ -338,3 +338,35 @@ def test_a_field_given_as_a_module_comes_back(tmp_path, seeded):
     flow.save(tmp_path / "a.flow")
     loaded = Flow.load(tmp_path / "a.flow")
     assert torch.equal(loaded.sample(4, generator=seeded(0)), flow.sample(4, generator=seeded(0)))
+
+
+def test_a_file_takes_its_name_only_when_it_is_whole(tmp_path, monkeypatch):
+    path = tmp_path / "a.flow"
+    flows()["plain"].save(path)
+    before = path.read_bytes()
+
+    def refuse(*arguments):
+        raise OSError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(SavedFileError, match="Permission denied"):
+        flows()["nested"].save(path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["a.flow"]
+
+
+@pytest.mark.parametrize("change", ["missing", "foreign", "another shape"])
+def test_weights_that_are_not_the_flows_are_refused(change, tmp_path):
+    path = tmp_path / "a.flow"
+    flows()["plain"].save(path)
+    tensors, header = read_tensors(path)
+    name = next(key for key in tensors if key.startswith("state."))
+    if change == "missing":
+        del tensors[name]
+    elif change == "foreign":
+        tensors["state.stranger"] = torch.zeros(2)
+    else:
+        tensors[name] = torch.zeros(2, 3, 4)
+    write_tensors(path, tensors, header)
+    with pytest.raises(SavedFileError, match="does not fit its own description"):
+        Flow.load(path)

@@ -83,7 +83,7 @@ def test_what_the_run_knows_is_supplied_where_it_is_absent():
 @pytest.mark.parametrize(
     ("base", "spec", "message"),
     [
-        (ProbabilityPath, "condt", r"^path: no paths named 'condt' is installed; did you mean 'condot'\?"),
+        (ProbabilityPath, "condt", r"^path: no paths? named 'condt' is installed; did you mean 'condot'\?"),
         (ProbabilityPath, 3, r"^path: got 3, expected a name or a mapping with a name"),
         (ProbabilityPath, {"sigma_min": 0.1}, r"^path: got .*expected a name or a mapping with a name"),
         (
@@ -104,13 +104,13 @@ def test_what_the_run_knows_is_supplied_where_it_is_absent():
             {"name": "cosine", "n": 2},
             r"^path\.n: Cosine has no parameter 'n'; Cosine takes no parameters",
         ),
-        (ProbabilityPath, "gaussian", r"^path: no paths named 'gaussian'"),
+        (ProbabilityPath, "gaussian", r"^path: no paths? named 'gaussian'"),
         (Solver, {"name": "heun", "steps": 2.5}, r"^path\.steps: got 2\.5, expected a valid integer"),
         (Solver, {"name": "heun", "steps": True}, r"^path\.steps: got True"),
         (
             Solver,
             {"name": "heun", "grid": "shiftd"},
-            r"^path\.grid: no time_grids named 'shiftd'.*did you mean 'shifted'",
+            r"^path\.grid: no time.grids? named 'shiftd'.*did you mean 'shifted'",
         ),
         (Solver, {"name": "heun", "grid": {"name": "shifted", "shift": "3"}}, r"^path\.grid\.shift: got '3'"),
         (

@@ -68,7 +68,7 @@ class ExactDivergence(Divergence):
 
             def diagonal(e: Tensor) -> Tensor:
                 row = pull(e.reshape(x.shape[1:]).expand_as(velocity))[0]
-                return row.flatten(1) @ e
+                return row.reshape(len(row), -1) @ e
 
             return velocity, torch.func.vmap(diagonal, chunk_size=chunk)(basis).sum(0)
 

@@ -77,7 +77,7 @@ def _grid(images: Tensor, path: str | Path) -> None:
         axes.set_axis_off()
         if i < n:
             axes.imshow(images[i], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    made.savefig(path)
+    made.savefig(path, bbox_inches="tight")
 
 
 def _scatter(x: Tensor, path: str | Path, reference: Tensor | None) -> None:
@@ -93,7 +93,7 @@ def _scatter(x: Tensor, path: str | Path, reference: Tensor | None) -> None:
             axes.scatter(points[:, 0], points[:, 1], s=size, color=colour, alpha=0.5, linewidths=0)
             axes.set_aspect("equal")
         axes.set_title(f"{title} ({len(points)})")
-    made.savefig(path)
+    made.savefig(path, bbox_inches="tight")
 
 
 def curves(metrics: str | Path, path: str | Path) -> None:
@@ -111,7 +111,7 @@ def curves(metrics: str | Path, path: str | Path) -> None:
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
-    made.savefig(path)
+    made.savefig(path, bbox_inches="tight")
 
 
 def _line(axes: Any, records: list[dict[str, Any]], key: str, colour: str) -> None:

@@ -35,6 +35,22 @@ def choose(name: str, base: Path = Path("runs")) -> Path:
     return folder
 
 
+def newest(name: str, base: Path = Path("runs")) -> Path:
+    """The last folder that `choose` gave to a run of this name.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    folder, found = base / name, None
+    k = 1
+    while folder.exists():
+        found, k = folder, k + 1
+        folder = base / f"{name}-{k}"
+    if found is None:
+        raise ConfigError(f"there is no run to resume in {base / name}; name its folder", "--resume")
+    return found
+
+
 def begin(folder: Path, job: Job, words: Sequence[str]) -> None:
     """Make the folder and write down what is about to run."""
     import torch

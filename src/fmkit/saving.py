@@ -47,9 +47,11 @@ def write_bytes(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except OSError as error:
+    except BaseException as error:  # an interruption too leaves nothing behind
         Path(temporary).unlink(missing_ok=True)
-        raise SavedFileError(f"cannot write {path}: {error.strerror}") from error
+        if isinstance(error, OSError):
+            raise SavedFileError(f"cannot write {path}: {error.strerror}") from error
+        raise
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -95,6 +97,8 @@ def load_flow(path: str | Path, using: Iterable[Any] = ()) -> Flow:
         raise SavedFileError(f"{path} holds a {header.get('kind')}, expected a flow")
     arguments = _under("argument.", tensors)
     try:
+        if not isinstance(header.get("flow"), dict):
+            raise ConfigError("missing, or no mapping", "flow")
         flow = specs.build_class(Flow, header["flow"], "flow", specs.Context(arguments, tuple(using)))
     except ConfigError as error:
         raise SavedFileError(f"{path}: {error}") from error

@@ -11,16 +11,18 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pydantic
 import torch
 from torch import Tensor
 
 from fmkit import registry
 from fmkit.errors import ConfigError, FmkitError, SavedFileError, did_you_mean
+from fmkit.fields import VectorField
 from fmkit.parts import Part, parameters_of
 
 STRICT = pydantic.ConfigDict(strict=True, arbitrary_types_allowed=True)
@@ -46,6 +48,8 @@ def _describe(value: Any, tensors: dict[str, Tensor] | None, where: str) -> Any:
     match value:
         case None | bool() | int() | float() | str():
             return value
+        case np.generic():
+            return value.item()
         case Part():
             return describe(value, tensors, where)
         case torch.nn.Module():
@@ -68,13 +72,16 @@ class Context:
 
     Attributes:
         tensors: tensor arguments by key.
-        using: classes and modules that the registry does not hold.
+        using: classes and modules that the registry does not hold; a module is given out once.
         supplied: values for parameters of these names that the data leaves out (the event's shape, say).
     """
 
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
-    using: Iterable[Any] = ()
+    using: Any = ()
     supplied: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.using = list(self.using)
 
 
 def build(base: type[Part], spec: Any, where: str, context: Context | None = None) -> Any:
@@ -126,12 +133,12 @@ def kinds_in(annotation: Any) -> list[type[Part]]:
 
 def _value(value: Any, annotation: Any, where: str, context: Context) -> Any:
     if isinstance(value, Mapping) and set(value) == {"tensor"}:
-        if value["tensor"] not in context.tensors:
+        if not isinstance(value["tensor"], str) or value["tensor"] not in context.tensors:
             raise ConfigError(f"the tensor {value['tensor']!r} is missing", where)
         return context.tensors[value["tensor"]]
     if isinstance(value, Mapping) and set(value) == {"module"}:
         return _module(value["module"], where, context)
-    kinds = kinds_in(annotation)
+    kinds = kinds_in(annotation) or ([VectorField] if annotation is torch.nn.Module else [])
     if kinds and isinstance(value, str | Mapping):
         return build(kinds[0], value, where, context)
     if _admits(annotation, Tensor) and isinstance(value, list):
@@ -187,11 +194,14 @@ def _find(base: type[Part], name: str, where: str, context: Context) -> type:
     return cls
 
 
-def _module(label: str, where: str, context: Context) -> torch.nn.Module:
-    for candidate in context.using:
+def _module(label: Any, where: str, context: Context) -> torch.nn.Module:
+    for i, candidate in enumerate(context.using):
         if isinstance(candidate, torch.nn.Module) and _label(type(candidate)) == label:
-            return candidate
-    raise ConfigError(f"the file holds the weights of {label[1:]}, not its code; pass one with using=[module]", where)
+            return context.using.pop(i)  # two networks of one class are two
+    raise ConfigError(
+        f"the file holds the weights of {str(label).removeprefix('@')}, not its code; pass one with using=[module]",
+        where,
+    )
 
 
 def _label(cls: type) -> str:

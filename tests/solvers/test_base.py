@@ -90,7 +90,8 @@ def test_counts_every_evaluation_once_for_each_sample(name, times, integrals):
     solution = make(name).solve(f, x0, times)
     assert solution.nfe.tolist() == [len(f.times)] * 3
     assert solution.nfe.dtype == torch.int64
-    assert solution.accepted > 0
+    assert (solution.accepted > 0).all()
+    assert solution.accepted.shape == solution.rejected.shape == (3,)
 
 
 @pytest.mark.parametrize("name", ODES)
@@ -246,7 +247,7 @@ def test_check_times():
 
 def test_solution_final_is_the_last_state():
     states = (torch.zeros(1), torch.ones(1))
-    assert Solution((0.0, 1.0), states, torch.zeros(1), 1).final is states[1]
+    assert Solution((0.0, 1.0), states, *torch.zeros(3, 1)).final is states[1]
 
 
 def test_a_solver_is_not_changed_by_solving():

@@ -27,7 +27,8 @@ def test_steps_lie_between_the_first_time_and_the_last():
 def test_an_intermediate_time_on_the_grid_costs_nothing():
     solution, seen = recorded(Euler(10), (0.0, 0.3, 0.7, 1.0))  # 0.3 and 0.7 are no exact tenths of the way
     assert len(seen) == 10
-    assert solution.accepted == 10
+    assert solution.accepted.tolist() == [10, 10]
+    assert solution.rejected.tolist() == [0, 0]
     assert len(solution.states) == 4
 
 

@@ -30,8 +30,10 @@ def layers_of(target: str, words: Sequence[str]) -> tuple[Layers, str, Path | No
 def train_run(target: str, words: Sequence[str], out: Path | None, resume: bool, quiet: bool) -> dict[str, Any]:
     """Train, save, score and draw; the figures."""
     layers, name, folder = layers_of(target, words)
-    resume = resume or folder is not None
-    folder = out or folder or runs.choose(name)
+    if folder is None:
+        folder = out or (runs.newest(name) if resume else runs.choose(name))
+    else:  # a run's own folder means: go on with it
+        folder, resume = out or folder, True
     job = assemble(layers, progress=not quiet)
     if not resume and (folder / runs.LINES).exists():
         raise ConfigError(f"{folder} holds a run already; add --resume, or choose another folder", "--out")

@@ -13,10 +13,12 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from fmkit.errors import ArgumentError, CombinationError
+from fmkit.errors import ArgumentError, CombinationError, did_you_mean
 from fmkit.parts import Part
 from fmkit.paths import AffinePath, ProbabilityPath
 from fmkit.shapes import batch_time, widen
+
+PREDICTIONS = ("velocity", "data", "noise", "score")
 
 
 class Stochastic(NamedTuple):
@@ -84,6 +86,7 @@ class ModuleField(VectorField):
     def forward(self, t: Tensor, x: Tensor, cond: Any = None) -> Tensor:
         if cond is not None and not self._takes_cond:
             raise ArgumentError(f"{type(self.module).__name__} takes (t, x) and was given a condition")
+        t = network_time(t, x)
         out = self.module(t, x, cond) if self._takes_cond else self.module(t, x)
         if out.shape != x.shape:
             raise ArgumentError(f"{type(self.module).__name__} returned {tuple(out.shape)} for x {tuple(x.shape)}")
@@ -132,6 +135,8 @@ class PredictionField(VectorField):
         gaussian: bool = False,
     ) -> None:
         super().__init__()
+        if view not in PREDICTIONS:
+            raise ArgumentError(f"{view!r} is nothing a network predicts here{did_you_mean(view, PREDICTIONS)}")
         if view != "velocity" and not isinstance(path, AffinePath):
             raise CombinationError(f"{type(path).__name__} is not affine: a prediction of {view} gives no velocity")
         self.network = as_field(network)
@@ -170,14 +175,19 @@ class PredictionField(VectorField):
         return Stochastic(velocity, noise, widen(self.path.coefficients(t).sigma, x))
 
 
+def network_time(t: Tensor, x: Tensor) -> Tensor:
+    """Times `(B,)` in the network's precision, but never below float32: in bfloat16 1 - 1e-3 is 1."""
+    narrow = torch.float32 if x.dtype == torch.bfloat16 or not x.is_floating_point() else x.dtype
+    return batch_time(t, x).to(narrow)
+
+
 def predict(network: torch.nn.Module, t: Tensor, x: Tensor, cond: Any = None) -> Tensor:
     """The network's answer: times are float64 up to here and are cast to the network's precision once.
 
     Raises:
         ArgumentError: if the answer has not the shape of x (a loss would silently broadcast it).
     """
-    narrow = torch.float32 if x.dtype == torch.bfloat16 or not x.is_floating_point() else x.dtype
-    t = batch_time(t, x).to(narrow)
+    t = network_time(t, x)
     out = network(t, x) if cond is None else network(t, x, cond)
     if out.shape != x.shape:
         raise ArgumentError(f"{type(network).__name__} returned {tuple(out.shape)} for x of shape {tuple(x.shape)}")

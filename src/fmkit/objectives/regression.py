@@ -29,7 +29,7 @@ from fmkit.sources import Source
 
 # The ends moved inwards until the prediction determines the velocity well: |alpha| at least this at the noise end,
 # sigma at least that at the data end (a cut of 1e-4 costs 0.0026 nats).
-ALPHA_MIN, SIGMA_MIN = 1e-3, 1e-4
+ALPHA_MIN, SIGMA_MIN = 0.999e-3, 0.999e-4  # a hair below, so that t = 1 - 1e-4 passes despite its rounding
 
 
 class Regression(Objective):
@@ -68,9 +68,9 @@ class Regression(Objective):
         """The times at which the view determines the velocity: the path's interval, its ends perhaps moved inwards."""
         low, high = path.interval
         if self.view in ("noise", "score"):
-            low = _inward(low, high, lambda t: path.alpha(t).abs() >= ALPHA_MIN)
+            low = _inward(low, high, lambda t: path.coefficients(t).alpha.abs() >= ALPHA_MIN)
         if self.view in ("data", "score"):
-            high = _inward(high, low, lambda t: path.sigma(t).abs() >= SIGMA_MIN)
+            high = _inward(high, low, lambda t: path.coefficients(t).sigma.abs() >= SIGMA_MIN)
         return low, high
 
     def loss(self, network, path, batch, *, ema=None, step=0, generator=None) -> Loss:

@@ -27,7 +27,7 @@ from fmkit.differentiation import time_derivative
 from fmkit.errors import ArgumentError, CombinationError, did_you_mean
 from fmkit.paths.base import PathSample, ProbabilityPath
 from fmkit.randomness import normal_like
-from fmkit.shapes import batch_time, check_points, widen
+from fmkit.shapes import check_points, check_time, widen
 from fmkit.sources import Convolved, Scaled, Source
 
 VIEWS = ("state", "velocity", "data", "noise", "latent", "score")
@@ -102,9 +102,10 @@ class AffinePath(ProbabilityPath):
     def start(self, source: Source, t0: float | None = None) -> Source:
         """The law of sigma(t0) x0 + gamma(t0) z; the data's part alpha(t0) x1 is left out, as in the paper."""
         t = torch.tensor([self.interval[0] if t0 is None else t0], dtype=torch.float64)
-        sigma, gamma = self.sigma(t).item(), self.gamma(t)
+        at = self.coefficients(t)
+        sigma, gamma = at.sigma.item(), 0.0 if at.gamma is None else at.gamma.item()
         scaled = source if sigma == 1.0 else Scaled.of(source, sigma)
-        return scaled if gamma is None or gamma.item() == 0.0 else Convolved.of(scaled, gamma.item())
+        return scaled if gamma == 0.0 else Convolved.of(scaled, gamma)
 
     def convert(self, t: Tensor | Real, x: Tensor, want: str, **given: Tensor) -> Tensor:
         """The view `want` of points `x` at times `t`, from the views given.
@@ -136,7 +137,7 @@ class AffinePath(ProbabilityPath):
             return given[want]
         if want not in VIEWS:
             raise ArgumentError(f"{want!r} is not a view of a point{did_you_mean(want, VIEWS)}")
-        weights = self._solve(batch_time(t, x), want, tuple(given))
+        weights = self._solve(check_time(t, x, self.interval), want, tuple(given))
         views = (x, *given.values())
         return sum((widen(w, x) * view for w, view in zip(weights, views, strict=True)), torch.zeros_like(x))
 
@@ -148,7 +149,9 @@ class AffinePath(ProbabilityPath):
                 f"{type(self).__name__} has {size} latents: {want!r} needs the state and {size - 1} view(s) more, "
                 f"got {', '.join(given) or 'none'}"
             )
-        t = t.clamp(*self.determined(*given))
+        if size == 2 and "latent" in (want, *given):
+            raise CombinationError(f"{type(self).__name__} has no latent noise, so no view of it")
+        t = t.clamp(*self.determined(want, *given))
         at, rate = self.coefficients(t), self.rates(t)
         rows = [_row(view, at, rate, size) for view in ("state", *given)]
         target = _row(want, at, rate, size)
@@ -157,18 +160,25 @@ class AffinePath(ProbabilityPath):
         return [_determinant([*rows[:i], target, *rows[i + 1 :]]) / whole for i in range(size)]
 
     @functools.lru_cache(maxsize=32)  # noqa: B019 - a handful of entries per path, and a path lives as long as a run
-    def determined(self, *given: str) -> tuple[float, float]:
-        """The part of the interval on which the state and the views `given` determine every other.
+    def determined(self, want: str, *given: str) -> tuple[float, float]:
+        """The part of the interval on which the state and the views `given` determine the one wanted.
 
-        At an end where they do not (alpha = t² has alpha' = 0 at t = 0) the end moves inwards by 1e-5.
+        At an end where they do not (alpha = t² has alpha' = 0 at t = 0), or where the one wanted is infinite (a score
+        where sigma = 0), the end moves inwards by 1e-5.
+
+        Raises:
+            CombinationError: if they determine it nowhere, because two of them say the same.
         """
         low, high = self.interval
         size = 3 if self.has_latent else 2
-        ends = torch.tensor([low, high], dtype=torch.float64)
-        at, rate = self.coefficients(ends), self.rates(ends)
+        t = torch.tensor([low, (low + high) / 2, high], dtype=torch.float64)
+        at, rate = self.coefficients(t), self.rates(t)
         whole = _determinant([_row(view, at, rate, size) for view in ("state", *given)])
-        singular = (~torch.isfinite(whole)) | (whole.abs() < 1e-9)
-        return low + NUDGE * bool(singular[0]), high - NUDGE * bool(singular[1])
+        reach = torch.stack(_row(want, at, rate, size)).abs().sum(0)
+        singular = ~(whole.abs() > 1e-9) | ~torch.isfinite(whole) | ~torch.isfinite(reach)
+        if singular[1]:
+            raise CombinationError(f"the state and {', '.join(given)} do not determine {want!r}: they say the same")
+        return low + NUDGE * bool(singular[0]), high - NUDGE * bool(singular[2])
 
 
 def _derivative(function: Callable[[Tensor], Tensor | None], t: Tensor) -> Tensor:

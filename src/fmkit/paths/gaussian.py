@@ -50,15 +50,23 @@ class GaussianPath(ProbabilityPath):
     ) -> PathSample:
         t, x0, x1 = check_points(t, x0, x1, self.interval)
         wide = t.reshape(-1, *[1] * (x1.ndim - 1))
-        (mean, std), (d_mean, d_std) = time_derivative(lambda s: (self.mean(s, x1), self.std(s, x1)), wide)
+        (mean, std), (d_mean, d_std) = time_derivative(lambda s: self._given(s, x1), wide)
         self._check(mean, std, x1)
         mean, std, d_mean, d_std = (v.to(x1.dtype) for v in (mean, std, d_mean, d_std))
         return PathSample(t, mean + std * x0, x0, x1, d_mean + d_std * x0)
 
+    def _given(self, t: Tensor, x1: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation as tensors; an author may return a number."""
+        mean, std = self.mean(t, x1), self.std(t, x1)
+        return mean if isinstance(mean, Tensor) else x1.new_tensor(mean), (
+            std if isinstance(std, Tensor) else x1.new_tensor(std)
+        )
+
     def _check(self, mean: Tensor, std: Tensor, x1: Tensor) -> None:
         if mean.shape != x1.shape:
             raise ArgumentError(f"{type(self).__name__}.mean has shape {tuple(mean.shape)}, expected {tuple(x1.shape)}")
-        if torch.broadcast_shapes(std.shape, x1.shape) != x1.shape:
+        axes = zip(reversed(std.shape), reversed(x1.shape), strict=False)
+        if std.ndim not in (0, x1.ndim) or any(n not in (1, m) for n, m in axes):
             raise ArgumentError(
                 f"{type(self).__name__}.std has shape {tuple(std.shape)}, expected one that fits {tuple(x1.shape)}"
             )

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fmkit.errors import ArgumentError
+from fmkit.errors import ArgumentError, SolverError
 from fmkit.parts import Part
 from fmkit.shapes import time_dtype
 
@@ -110,6 +110,8 @@ def check_times(times: Sequence[float]) -> tuple[float, ...]:
         raise ArgumentError(f"times are {list(times)}, expected two or more: where to begin and where to end")
     if not all(math.isfinite(t) for t in times):
         raise ArgumentError(f"times are {list(times)}, expected finite numbers")
+    if any(0 < abs(b - a) < 1e-12 * max(1.0, abs(a)) for a, b in itertools.pairwise(times)):
+        raise ArgumentError(f"times are {list(times)}, expected ones further apart than rounding")
     signs = {math.copysign(1, b - a) if a != b else 0 for a, b in itertools.pairwise(times)}
     if signs not in ({1}, {-1}):
         raise ArgumentError(f"times are {list(times)}, expected strictly increasing or strictly decreasing ones")
@@ -119,6 +121,45 @@ def check_times(times: Sequence[float]) -> tuple[float, ...]:
 def point_of(x: State) -> Tensor:
     """The point of a state, without the integrals beside it."""
     return x[0] if isinstance(x, tuple) else x
+
+
+def widened(x: State) -> State:
+    """The state in at least float32: a thousand steps of 0.001 in bfloat16 stop half way."""
+    if isinstance(x, tuple):
+        return tuple(widened(part) for part in x)
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def finished(
+    solver: Solver,
+    times: tuple[float, ...],
+    states: Sequence[State],
+    x0: State,
+    nfe: int,
+    accepted: int,
+    rejected: int = 0,
+) -> Solution:
+    """The solution of a solver whose batch shares its steps, in the precision of x0.
+
+    Raises:
+        SolverError: if the end is not finite.
+    """
+    end = point_of(states[-1])
+    if not torch._C._functorch.is_functorch_wrapped_tensor(end) and not bool(torch.isfinite(end).all()):
+        bad = (~torch.isfinite(end)).reshape(len(end), -1).any(1)
+        raise SolverError(
+            f"{type(solver).__name__} reached t = {times[-1]:g} with {int(bad.sum())} of {len(bad)} samples "
+            f"not finite, the first in row {int(bad.nonzero()[0])}; more steps, or a look at the field, may help"
+        )
+    return Solution(
+        times, tuple(_like(s, x0) for s in states), count(x0, nfe), count(x0, accepted), count(x0, rejected)
+    )
+
+
+def _like(x: State, x0: State) -> State:
+    if isinstance(x, tuple):
+        return tuple(_like(part, part0) for part, part0 in zip(x, x0, strict=True))
+    return x.to(x0.dtype)
 
 
 def count(x: State, calls: int) -> Tensor:

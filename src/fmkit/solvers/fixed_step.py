@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 
 from fmkit.errors import ArgumentError
-from fmkit.solvers.base import Function, Solution, Solver, State, Watched, check_times, count
+from fmkit.solvers.base import Function, Solution, Solver, State, Watched, check_times, finished, widened
 from fmkit.solvers.grids import TimeGrid, UniformGrid
 
 
@@ -57,7 +57,8 @@ class FixedStep(Solver):
         times = check_times(times)
         watched = Watched(f, times)
         grid = _snap(self.grid.times(times[0], times[-1], self.steps), times)
-        x, memory = x0, self.init(x0, generator)
+        x = widened(x0)
+        memory = self.init(x, generator)
         states, wanted = [x0], list(times[1:])
         for t, t_next in itertools.pairwise(grid):
             while abs(wanted[0] - t) < abs(t_next - t):
@@ -66,7 +67,7 @@ class FixedStep(Solver):
             if wanted[0] == t_next:
                 states.append(x)
                 wanted.pop(0)
-        return Solution(times, tuple(states), count(x0, watched.calls), count(x0, self.steps), count(x0, 0))
+        return finished(self, times, states, x0, watched.calls, self.steps)
 
     def _beside(self, f: Function, t: float, wanted: float, x: State, memory: Any) -> State:
         if not self.between:

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fmkit.errors import CombinationError, SolverError
-from fmkit.solvers.base import Function, Solution, Solver, State, Watched, check_times, count
+from fmkit.errors import ArgumentError, CombinationError, SolverError
+from fmkit.solvers.base import Function, Solution, Solver, State, Watched, check_times, finished
 from fmkit.solvers.torchdiffeq import check_tolerances
 
 
@@ -24,17 +24,20 @@ class Scipy(Solver):
     Args:
         rtol: relative tolerance, > 0.
         atol: absolute tolerance, > 0.
+        max_nfe: give up after as many evaluations.
 
     Raises:
-        ArgumentError: if a tolerance is not positive.
+        ArgumentError: if a tolerance is not positive, or max_nfe below 1.
     """
 
     method: ClassVar[str]
 
-    def __init__(self, rtol: float = 1e-8, atol: float = 1e-8) -> None:
+    def __init__(self, rtol: float = 1e-8, atol: float = 1e-8, max_nfe: int = 1_000_000) -> None:
         super().__init__()
         check_tolerances(rtol, atol)
-        self.rtol, self.atol = rtol, atol
+        if max_nfe < 1:
+            raise ArgumentError(f"max_nfe is {max_nfe}, expected at least 1")
+        self.rtol, self.atol, self.max_nfe = rtol, atol, max_nfe
 
     def solve(
         self, f: Function, x0: State, times: Sequence[float], *, generator: torch.Generator | None = None
@@ -42,33 +45,55 @@ class Scipy(Solver):
         from scipy.integrate import solve_ivp  # here: it takes long to import, and most programs never need it
 
         times = check_times(times)
-        parts = x0 if isinstance(x0, tuple) else (x0,)
-        if torch.is_grad_enabled() and any(p.requires_grad for p in parts):
-            raise CombinationError(f"no gradient passes through {type(self).__name__}; use an own method of fmkit's")
-        watched = Watched(f, times)
+        watched, y0, with_gradients = Watched(f, times), _ravel(x0), torch.is_grad_enabled()
+        progress = _Progress(times, patience=2000 + 10 * len(y0))
 
         def flat(t: float, y: np.ndarray) -> np.ndarray:
-            with torch.no_grad():
-                return _ravel(watched(t, _unravel(y, x0)))
+            first = not watched.calls
+            if watched.calls >= self.max_nfe or progress.stuck(t, watched.calls):
+                raise SolverError(f"{self._name} is at t = {t:g} of {times[-1]:g} after {watched.calls} evaluations")
+            with torch.set_grad_enabled(first and with_gradients):
+                slope = watched(t, _unravel(y, x0))
+            if first:
+                self._refuse_gradients(x0, slope)
+            flat_slope = _ravel(slope)
+            if not np.isfinite(flat_slope).all():  # scipy would go on shrinking its step for ever
+                raise SolverError(f"{self._name} met a field that is not finite at t = {t:g} of {times[-1]:g}")
+            return flat_slope
 
         dense = len(times) > 2
-        result = solve_ivp(
-            flat,
-            (times[0], times[-1]),
-            _ravel(x0),
-            method=self.method,
-            rtol=self.rtol,
-            atol=self.atol,
-            dense_output=dense,
-        )
-        if not result.success or not np.isfinite(result.y[:, -1]).all():
-            raise SolverError(
-                f"{type(self).__name__} stopped at t = {result.t[-1]:g} of {times[-1]:g}: "
-                f"{result.message if not result.success else 'the state is not finite'}"
-            )
+        span = (times[0], times[-1])
+        result = solve_ivp(flat, span, y0, method=self.method, rtol=self.rtol, atol=self.atol, dense_output=dense)
+        if not result.success:
+            raise SolverError(f"{self._name} stopped at t = {result.t[-1]:g} of {times[-1]:g}: {result.message}")
         inner = [_unravel(result.sol(t), x0) for t in times[1:-1]] if dense else []
         states = (x0, *inner, _unravel(result.y[:, -1], x0))
-        return Solution(times, states, count(x0, watched.calls), count(x0, len(result.t) - 1), count(x0, 0))
+        return finished(self, times, states, x0, watched.calls, len(result.t) - 1)
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
+
+    def _refuse_gradients(self, *states: State) -> None:
+        """Refuse rather than lose the gradient of a state, or of a field's weights."""
+        parts = [p for state in states for p in (state if isinstance(state, tuple) else (state,))]
+        if torch.is_grad_enabled() and any(p.requires_grad for p in parts):
+            raise CombinationError(f"no gradient passes through {self._name}; use one of fmkit's own solvers")
+
+
+class _Progress:
+    """Whether an integration still moves: at a pole scipy's steps shrink and shrink, and never end."""
+
+    def __init__(self, times: tuple[float, ...], patience: int) -> None:
+        self.least, self.patience = 1e-9 * abs(times[-1] - times[0]), patience
+        self.t, self.calls = times[0], 0
+
+    def stuck(self, t: float, calls: int) -> bool:
+        """Whether t has hardly moved within the last `patience` evaluations."""
+        if calls - self.calls < self.patience:
+            return False
+        moved, self.t, self.calls = abs(t - self.t), t, calls
+        return moved < self.least
 
 
 class DOP853(Scipy):

@@ -7,6 +7,7 @@ it. Their error norm is one root mean square over the whole batch, so a sample's
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ import torch
 
 from fmkit.errors import ArgumentError, SolverError
 from fmkit.shapes import time_dtype
-from fmkit.solvers.base import Function, Solution, Solver, State, Watched, check_times, count, point_of
+from fmkit.solvers.base import Function, Solution, Solver, State, Watched, check_times, finished, point_of, widened
 from fmkit.solvers.grids import TimeGrid, UniformGrid
 
 
@@ -47,9 +48,8 @@ class Adaptive(Solver):
         device = point_of(x0).device
         at = torch.tensor(times, dtype=time_dtype(device), device=device)
         options = {"step_t": at[-1:], "max_num_steps": self.max_steps, "dtype": at.dtype}
-        states = _odeint(self, watched, x0, at, options)
-        accepted, rejected = count(x0, watched.accepted), count(x0, watched.rejected)
-        return Solution(times, states, count(x0, watched.calls), accepted, rejected)
+        states = _odeint(self, watched, widened(x0), at, options)
+        return finished(self, times, (x0, *states[1:]), x0, watched.calls, watched.accepted, watched.rejected)
 
 
 class _Counted(Watched):
@@ -106,6 +106,7 @@ class FixedGrid(Solver):
     """
 
     method: ClassVar[str]
+    highest: ClassVar[int | None] = None  # of Adams methods: torchdiffeq's own limit, 12, is unstable at usual steps
 
     def __init__(self, steps: int = 100, grid: TimeGrid | None = None) -> None:
         super().__init__()
@@ -125,8 +126,10 @@ class FixedGrid(Solver):
         options: dict[str, Any] = {"grid_constructor": lambda f, x, t: laid}
         if len(times) > 2:
             options["interp"] = "cubic"
-        states = _odeint(self, watched, x0, at, options)
-        return Solution(times, states, count(x0, watched.calls), count(x0, self.steps), count(x0, 0))
+        if self.highest is not None:
+            options["max_order"] = self.highest
+        states = _odeint(self, watched, widened(x0), at, options)
+        return finished(self, times, (x0, *states[1:]), x0, watched.calls, self.steps)
 
 
 class TorchdiffeqEuler(FixedGrid):
@@ -160,15 +163,15 @@ class TorchdiffeqRK4(FixedGrid):
 
 
 class TorchdiffeqExplicitAdams(FixedGrid):
-    """Adams-Bashforth of high order, by torchdiffeq."""
+    """Adams-Bashforth of order 4, by torchdiffeq."""
 
-    method = "explicit_adams"
+    method, highest = "explicit_adams", 5  # which is of order 4, as measured
 
 
 class TorchdiffeqImplicitAdams(FixedGrid):
-    """Adams-Bashforth-Moulton of high order, by torchdiffeq."""
+    """Adams-Bashforth-Moulton of order 4, by torchdiffeq; it warns of steps too long for its iteration."""
 
-    method = "implicit_adams"
+    method, highest = "implicit_adams", 4
 
 
 def check_tolerances(rtol: float, atol: float) -> None:
@@ -182,12 +185,15 @@ def _odeint(solver: Solver, f: Watched, x0: State, at: torch.Tensor, options: di
 
     tolerances = {"rtol": solver.rtol, "atol": solver.atol} if isinstance(solver, Adaptive) else {}
     try:
-        out = odeint(f, x0, at, method=solver.method, options=options, **tolerances)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            out = odeint(f, x0, at, method=solver.method, options=options, **tolerances)
     except AssertionError as error:  # torchdiffeq's way of giving up
         raise SolverError(
             f"{type(solver).__name__} did not reach t = {at[-1].item():g} after {f.calls} evaluations: {error}; "
             "a field this stiff wants looser tolerances, an implicit solver, or a look for non-finite values"
         ) from error
-    if isinstance(x0, tuple):
-        return tuple(tuple(part[i] for part in out) for i in range(len(at)))
-    return tuple(out)
+    states = tuple(tuple(part[i] for part in out) for i in range(len(at))) if isinstance(x0, tuple) else tuple(out)
+    if caught and bool(torch.isfinite(point_of(states[-1])).all()):  # a non-finite end is about to say worse
+        warnings.warn(f"{caught[-1].message} ({type(solver).__name__}; take more steps)", stacklevel=3)
+    return states
