@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fmkit import config, recipes
-from fmkit.config import Layers, assemble, dump, load_layers, read_file, schema, settings_of, validate
+from fmkit.config import Layers, assemble, dump, load_layers, read_file, settings_of, validate
 from fmkit.errors import CombinationError, ConfigError
+from fmkit.schema import schema
 
 
 def built(words=(), base=None):

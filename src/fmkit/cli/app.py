@@ -140,7 +140,7 @@ def config_show(
 @config.command("schema")
 def config_schema() -> None:
     """The JSON schema of a configuration, for editors."""
-    from fmkit.config import schema
+    from fmkit.schema import schema
 
     _answer(schema())
 
