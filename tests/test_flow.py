@@ -360,3 +360,24 @@ def test_a_start_that_ignores_the_paths_would_be_seen(schedules, mixtures, exact
     wrong = Flow(Gaussian(), right.field, event_shape=2)
     x = torch.randn(5, 2, generator=seeded(0), dtype=torch.float64)
     assert (right.log_prob(x) - wrong.log_prob(x)).abs().min() > 0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("solver", [Euler(50), Dopri5(1e-2, 1e-2)], ids=repr)
+def test_a_network_in_16_bits_is_integrated_in_32(dtype, solver, seeded):
+    """The network sees its own precision, the state keeps float32: v = x grows by e, to the network's rounding."""
+
+    class Grow(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(2, 2, bias=False)
+            torch.nn.init.eye_(self.layer.weight)
+
+        def forward(self, t, x):
+            return self.layer(x)
+
+    flow = Flow(Gaussian(), Grow().to(dtype), solver, 2)
+    x0 = Gaussian().sample((64, 2), generator=seeded(0), dtype=dtype)
+    factor = (1 + 1 / 50) ** 50 if isinstance(solver, Euler) else math.e
+    torch.testing.assert_close(flow.sample(64, generator=seeded(0)).float(), x0.float() * factor, rtol=2e-2, atol=2e-2)
+    assert torch.isfinite(flow.log_prob(x0)).all()

@@ -71,9 +71,7 @@ def test_listing_imports_nothing(install):
 def test_a_broken_plugin_breaks_only_itself_and_is_named(install):
     install("broken-fm", [("fmkit.paths", "wreck", "broken_fm:Wreck")], code="raise ImportError('no such library')")
     assert registry.load("fmkit.paths", "condot") is fmkit.paths.CondOT
-    with pytest.raises(
-        PluginLoadError, match=r"path 'wreck' of broken-fm 1.2 .* no such library; repair or uninstall"
-    ):
+    with pytest.raises(PluginLoadError, match=r"path 'wreck' of broken-fm 1.2 .* no such library; repair or uninstall"):
         registry.load("fmkit.paths", "wreck")
 
 

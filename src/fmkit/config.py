@@ -83,6 +83,7 @@ class Layers:
         if last == "name" and parents and there.get("name", value) != value:
             there.clear()
         there[last] = value
+        self.origins.pop(key, None)  # so that the newest stands last
         self.origins[key] = origin
 
     def merge(self, values: Mapping[str, Any], origin: Any, prefix: str = "") -> None:
@@ -104,10 +105,11 @@ class Layers:
         return there.get("name") if isinstance(there, dict) else there
 
     def place(self, key: str) -> str:
-        """Where the value at `key`, or the nearest thing above it, came from; "" for a default."""
+        """Where the newest value at or inside `key`, or the nearest thing above it, came from; "" for a default."""
         while key:
-            if key in self.origins:
-                return self.origins[key]
+            inside = [place for k, place in self.origins.items() if k == key or k.startswith(f"{key}.")]
+            if inside:
+                return inside[-1]
             key = key.rpartition(".")[0]
         return ""
 
@@ -118,7 +120,8 @@ def load_layers(base: Mapping[str, Any], file: Path | None, words: Sequence[str]
     Raises:
         ConfigError: for a file that cannot be read, or a word that is no `key=value`.
     """
-    layers = Layers()
+    # The defaults of parts lie at the bottom, so that a parameter alone, field.width=64, finds its part.
+    layers = Layers({k: f.default for k, f in RunConfig.model_fields.items() if isinstance(f.default, str)})
     layers.merge(base, lambda key: f"the recipe {name}")
     if file is not None:
         values, line = read_file(file)

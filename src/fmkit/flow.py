@@ -69,8 +69,11 @@ class Flow(Part):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision of the field's weights."""
-        return next((p.dtype for p in self.field.parameters()), torch.get_default_dtype())
+        """The precision of the field's weights; the default one for a field without any."""
+        return self._precision(torch.get_default_dtype())
+
+    def _precision(self, otherwise: torch.dtype) -> torch.dtype:
+        return next((p.dtype for p in self.field.parameters()), otherwise)
 
     def sample(
         self,
@@ -120,10 +123,11 @@ class Flow(Part):
         x = self._check_points(x)
         cond = self._condition(cond, len(x))
         with self._mode(differentiable):
-            y = (x if self.transform is None else self.transform(x)).to(self.dtype)
+            dtype = self._precision(x.dtype)
+            y = (x if self.transform is None else self.transform(x)).to(dtype)
             y0, change = self._augmented(y, self.interval[::-1], cond, solver, divergence, generator)
             log_prob = self.start.log_prob(y0, cond) + change
-            return log_prob if self.transform is None else log_prob + self.transform.log_det(x).to(self.dtype)
+            return log_prob if self.transform is None else log_prob + self.transform.log_det(x).to(dtype)
 
     def sample_with_log_prob(
         self,
@@ -169,7 +173,9 @@ class Flow(Part):
         with self._mode(differentiable):
             if self.transform is not None and begin == self.interval[1]:
                 x = self.transform(x)
-            y = self._solve(x.to(self.dtype), (begin, end), self._condition(cond, len(x)), solver, generator).final
+            y = self._solve(
+                x.to(self._precision(x.dtype)), (begin, end), self._condition(cond, len(x)), solver, generator
+            ).final
             return self.transform.inverse(y) if self.transform is not None and end == self.interval[1] else y
 
     def trajectory(
@@ -249,12 +255,6 @@ class Flow(Part):
         return min(max(float(t), self.interval[0]), self.interval[1])
 
     def _bound(self, protocol: str, cond: Any) -> Callable[..., Any]:
-        if protocol not in self.field.offers:
-            sde = "; an SDE needs a standard Gaussian source, the independent coupling and a path without latent noise"
-            raise CombinationError(
-                f"the solver reads {protocol!r}, and this field offers {', '.join(sorted(self.field.offers))}"
-                + (sde if protocol == "stochastic" else "")
-            )
         method = getattr(self.field, protocol)
         return lambda *at: method(*(batch_time(t, at[-1]) for t in at[:-1]), at[-1], cond)
 
@@ -262,6 +262,7 @@ class Flow(Part):
         self, x: Tensor, times: Sequence[float], cond: Any, solver: Solver | None, generator: torch.Generator | None
     ) -> Solution:
         solver = self.solver if solver is None else solver
+        check_reads(solver, self.field)
         return solver.solve(self._bound(solver.reads, cond), x, times, generator=generator)
 
     def _augmented(
@@ -291,10 +292,26 @@ class Flow(Part):
     @contextlib.contextmanager
     def _mode(self, differentiable: bool) -> Iterator[None]:
         """Dropout off, and gradients only where they are asked for."""
-        was_training = self.field.training
+        modes = [(module, module.training) for module in self.field.modules()]
         self.field.eval()
         try:
             with contextlib.nullcontext() if differentiable else torch.no_grad():
                 yield
         finally:
-            self.field.train(was_training)
+            for module, training in modes:  # one by one: a frozen submodule stays frozen
+                module.training = training
+
+
+def check_reads(solver: Solver, field: VectorField) -> None:
+    """Refuse a solver that reads what the field does not offer.
+
+    Raises:
+        CombinationError: naming both.
+    """
+    if solver.reads in field.offers:
+        return
+    sde = "; an SDE needs a standard Gaussian source, the independent coupling and a path without latent noise"
+    raise CombinationError(
+        f"{type(solver).__name__} reads {solver.reads!r}, and this field offers {', '.join(sorted(field.offers))}"
+        + (sde if solver.reads == "stochastic" else "")
+    )

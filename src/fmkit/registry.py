@@ -128,7 +128,7 @@ def find(group: str, name: str) -> Entry:
     there = entries(group)
     kind = _singular(group)
     package, _, bare = name.replace("_", "-").rpartition("/")
-    hits = [e for e in there if e.name == bare and (not package or e.package == _normal(package))]
+    hits = [e for e in there if e.name.replace("_", "-") == bare and (not package or e.package == _normal(package))]
     if not hits:
         known = {e.qualified if package else e.name for e in there}
         raise RegistryError(f"no {kind} named {name!r} is installed{did_you_mean(name, known)}")
@@ -143,8 +143,9 @@ def find(group: str, name: str) -> Entry:
 def load(group: str, name: str) -> Any:
     """Import the part called `name` in `group`.
 
-    >>> load("fmkit.paths", "condot").__name__
-    'CondOT'
+    Examples:
+        >>> load("fmkit.paths", "condot").__name__
+        'CondOT'
 
     Raises:
         RegistryError: if the name is unknown or ambiguous.
@@ -181,8 +182,9 @@ def find_or_none(group: str, name: str) -> Entry | None:
 def name_of(cls: type) -> str | None:
     """The registered name of a part's class, or None if no installed package provides it.
 
-    >>> import fmkit
-    >>> name_of(fmkit.paths.CondOT)
-    'condot'
+    Examples:
+        >>> import fmkit
+        >>> name_of(fmkit.paths.CondOT)
+        'condot'
     """
     return _named(cls)

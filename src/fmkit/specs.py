@@ -143,6 +143,9 @@ def _value(value: Any, annotation: Any, where: str, context: Context) -> Any:
         return build(kinds[0], value, where, context)
     if _admits(annotation, Tensor) and isinstance(value, list):
         return _tensor(value, where)
+    element_kinds = [kind for argument in typing.get_args(annotation) for kind in kinds_in(argument)]
+    if isinstance(value, list) and element_kinds:
+        return [_value(v, element_kinds[0], f"{where}.{i}", context) for i, v in enumerate(value)]
     if annotation is inspect.Parameter.empty or isinstance(annotation, str):
         return value
     try:

@@ -310,3 +310,20 @@ def test_a_constant_function_may_be_a_plain_number():
     torch.testing.assert_close(point.x, 0.5 + 0.25 * point.z)
     torch.testing.assert_close(point.velocity, torch.zeros(2, 2))
     assert path.start(Gaussian()).std == pytest.approx((0.25 + 0.0625) ** 0.5)
+
+
+class Halting(AffinePath):
+    """alpha' = sigma' = 0 at t = 1/2 alone: there, and nowhere else, a velocity does not determine the data."""
+
+    def alpha(self, t):
+        return 4 * (t - 0.5) ** 3 + 0.5
+
+    def sigma(self, t):
+        return 1 - self.alpha(t)
+
+
+def test_a_path_that_halts_half_way_converts_elsewhere():
+    x0, x1 = f64(4, 2), f64(4, 2, seed=1)
+    for t in (0.25, 0.75):
+        point = Halting().sample(t, x0, x1)
+        close(Halting().convert(t, point.x, "data", velocity=point.velocity), x1)

@@ -164,7 +164,7 @@ def test_refusals(schedules, mixtures, exact_field):
         HeunSDE(10, float("nan"))
     with pytest.raises(ArgumentError, match="a log-density needs"):
         EulerMaruyama(10).solve(stochastic(schedules["condot"]), (x0, x0), (0.0, 1.0))
-    with pytest.raises(CombinationError, match="the solver reads 'stochastic', and this field offers velocity"):
+    with pytest.raises(CombinationError, match="EulerMaruyama reads 'stochastic', and this field offers velocity"):
         Flow(Gaussian(), exact_field(mixtures[1], schedules["condot"]), EulerMaruyama(10), 1).sample(2)
 
 

@@ -1,6 +1,7 @@
 """torchdiffeq's methods: orders of the fixed ones, tolerances of the adaptive ones, and the ends that VP needs."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -118,3 +119,13 @@ def test_counts_out_of_range_are_refused():
         Dopri5(max_steps=0)
     with pytest.raises(ArgumentError, match="steps is 0, expected a positive integer"):
         TorchdiffeqRK4(0)
+
+
+def test_a_networks_own_warning_is_left_as_it_is():
+    def f(t, x):
+        warnings.warn("of the user's network", stacklevel=1)
+        return x
+
+    with pytest.warns(UserWarning, match="user's network") as caught:
+        TorchdiffeqRK4(2).solve(f, torch.ones(1, 1), (0.0, 1.0))
+    assert {str(w.message) for w in caught} == {"of the user's network"}

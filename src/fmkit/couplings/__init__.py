@@ -1,7 +1,7 @@
 """Couplings: which source sample meets which data sample."""
 
-from fmkit.couplings.base import Coupling
+from fmkit.couplings.base import Coupling, check_batches
 from fmkit.couplings.independent import Independent, Paired
 from fmkit.couplings.optimal_transport import OptimalTransport
 
-__all__ = ["Coupling", "Independent", "OptimalTransport", "Paired"]
+__all__ = ["Coupling", "Independent", "OptimalTransport", "Paired", "check_batches"]

@@ -24,6 +24,9 @@ class OptimalTransport(Coupling):
 
         check_batches(x0, x1)
         a, b = (x.detach().reshape(len(x), -1).to("cpu", torch.float64) for x in (x0, x1))
+        if a.shape[1] == 1:  # on a line the optimum is the order, where an assignment solver is at its slowest
+            i0, rank = a[:, 0].argsort(), b[:, 0].argsort().argsort()
+            return i0[rank].to(x0.device), torch.arange(len(x1), device=x1.device)
         # |a - b|² = |a|² + |b|² - 2ab, and the squares shift whole rows and columns: only -ab decides the assignment.
         cost = (-(b @ a.T)).numpy()
         # Subtracting row and column minima leaves the optimum and saves the solver a fifth of its time.

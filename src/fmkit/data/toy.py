@@ -95,8 +95,9 @@ class GaussianMixture(Toy):
         ArgumentError: for shapes that do not fit, weights or deviations that are not positive, a covariance that is
             not symmetric positive definite, or both std and covariances.
 
-    >>> GaussianMixture(means=[[0.0]]).log_prob(torch.zeros(1, 1)).item()  # -log sqrt(2 pi)
-    -0.9189385175704956
+    Examples:
+        >>> GaussianMixture(means=[[0.0]]).log_prob(torch.zeros(1, 1)).item()  # -log sqrt(2 pi)
+        -0.9189385175704956
     """
 
     means: Tensor
@@ -233,8 +234,9 @@ class Checkerboard(Toy):
     Raises:
         ArgumentError: if cells is not a positive even number, or the side not positive.
 
-    >>> round(Checkerboard().entropy, 3)
-    3.676
+    Examples:
+        >>> round(Checkerboard().entropy, 3)
+        3.676
     """
 
     def __init__(self, cells: int = 4, side: float = 1 / 0.45, n_train: int = 10_000, n_test: int = 2_000) -> None:

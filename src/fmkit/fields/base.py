@@ -104,7 +104,8 @@ def _takes_cond(module: torch.nn.Module) -> bool:
         return True
     if len(positional) < 2:
         raise ArgumentError(f"{name}.forward takes {len(positional)} argument(s), expected (t, x) or (t, x, cond)")
-    return len(positional) > 2
+    # A third parameter with a default other than None is an option of the module's, not a condition.
+    return len(positional) > 2 and positional[2].default in (inspect.Parameter.empty, None)
 
 
 def as_field(network: torch.nn.Module) -> VectorField:

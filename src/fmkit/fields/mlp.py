@@ -36,9 +36,10 @@ class MLP(VectorField):
     Raises:
         ArgumentError: for sizes out of range, or both `classes` and `cond_dim`.
 
-    >>> import torch
-    >>> MLP(2, width=32, depth=1)(torch.rand(5), torch.randn(5, 2)).shape
-    torch.Size([5, 2])
+    Examples:
+        >>> import torch
+        >>> MLP(2, width=32, depth=1)(torch.rand(5), torch.randn(5, 2)).shape
+        torch.Size([5, 2])
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class MLP(VectorField):
     def forward(self, t: Tensor, x: Tensor, cond: Any = None) -> Tensor:
         if x.shape[1:] != self.event_shape:
             raise ArgumentError(f"x has events of shape {tuple(x.shape[1:])}, this MLP was made for {self.event_shape}")
-        embedding = self.time(t.to(self.first.weight.dtype))
+        embedding = self.time(t)
         if self.null is not None or cond is not None:
             embedding = embedding + self._embed(cond, len(x))
         embedding = nn.functional.silu(embedding)
@@ -123,11 +124,14 @@ class TimeEmbedding(nn.Module):
     def __init__(self, width: int, frequencies: int = 16) -> None:
         super().__init__()
         self.register_buffer("omega", math.pi * torch.logspace(0, math.log10(32), frequencies), persistent=False)
-        self.layers = nn.Sequential(nn.Linear(2 * frequencies + 1, width), nn.SiLU(), nn.Linear(width, width))
+        self.first = nn.Linear(2 * frequencies + 1, width)
+        self.second = nn.Linear(width, width)
 
     def forward(self, t: Tensor) -> Tensor:
-        angle = t[:, None] * self.omega.to(t.dtype)
-        return self.layers(torch.cat([2 * t[:, None] - 1, angle.sin(), angle.cos()], dim=1))
+        t = t[:, None] if t.dtype == torch.float64 else t[:, None].float()  # never 16 bits: 1 - 1e-3 would be 1
+        angle = t * self.omega.to(t.dtype)
+        features = torch.cat([2 * t - 1, angle.sin(), angle.cos()], dim=1)
+        return self.second(nn.functional.silu(self.first(features.to(self.first.weight.dtype))))
 
 
 class Block(nn.Module):

@@ -44,9 +44,10 @@ class Frechet(Metric):
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
     """d² between N(mean1, cov1) and N(mean2, cov2), means `(F,)` and covariances `(F, F)`, in float64.
 
-    >>> one = torch.eye(2)
-    >>> frechet_distance(torch.zeros(2), one, torch.tensor([3.0, 0.0]), 4 * one)  # 9 + 2 (2 - 1)²
-    11.0
+    Examples:
+        >>> one = torch.eye(2)
+        >>> frechet_distance(torch.zeros(2), one, torch.tensor([3.0, 0.0]), 4 * one)  # 9 + 2 (2 - 1)²
+        11.0
     """
     m1, s1, m2, s2 = (v.double() for v in (mean1, cov1, mean2, cov2))
     shared = torch.linalg.svdvals(_root(s1) @ _root(s2)).sum()

@@ -26,9 +26,10 @@ class SlicedWasserstein(Metric):
     Raises:
         ArgumentError: if projections is below 1.
 
-    >>> x = torch.randn(100, 3, generator=torch.Generator().manual_seed(0))
-    >>> SlicedWasserstein()(x, x)
-    0.0
+    Examples:
+        >>> x = torch.randn(100, 3, generator=torch.Generator().manual_seed(0))
+        >>> SlicedWasserstein()(x, x)
+        0.0
     """
 
     def __init__(self, projections: int = 256) -> None:

@@ -50,15 +50,16 @@ class AffinePath(ProbabilityPath):
     The functions take times of any shape and work elementwise. Three hooks have defaults: `gamma` (None), `rates`
     (the functions' derivatives, by forward-mode differentiation) and `interval` (all of [0, 1]).
 
-    >>> import fmkit, torch
-    >>> class Smooth(fmkit.paths.AffinePath):
-    ...     def alpha(self, t):
-    ...         return 3 * t**2 - 2 * t**3
-    ...     def sigma(self, t):
-    ...         return 1 - self.alpha(t)
-    >>> point = Smooth().sample(0.5, torch.zeros(4, 2), torch.ones(4, 2))
-    >>> point.x[0].tolist(), point.velocity[0].tolist()
-    ([0.5, 0.5], [1.5, 1.5])
+    Examples:
+        >>> import fmkit, torch
+        >>> class Smooth(fmkit.paths.AffinePath):
+        ...     def alpha(self, t):
+        ...         return 3 * t**2 - 2 * t**3
+        ...     def sigma(self, t):
+        ...         return 1 - self.alpha(t)
+        >>> point = Smooth().sample(0.5, torch.zeros(4, 2), torch.ones(4, 2))
+        >>> point.x[0].tolist(), point.velocity[0].tolist()
+        ([0.5, 0.5], [1.5, 1.5])
     """
 
     @abc.abstractmethod
@@ -123,10 +124,11 @@ class AffinePath(ProbabilityPath):
             ArgumentError: for an unknown view, or a shape that is not that of x.
             CombinationError: if the views given do not determine the one wanted.
 
-        >>> import fmkit, torch
-        >>> x, u = torch.tensor([[0.5]]), torch.tensor([[2.0]])
-        >>> fmkit.paths.CondOT().convert(0.25, x, "data", velocity=u)
-        tensor([[2.]])
+        Examples:
+            >>> import fmkit, torch
+            >>> x, u = torch.tensor([[0.5]]), torch.tensor([[2.0]])
+            >>> fmkit.paths.CondOT().convert(0.25, x, "data", velocity=u)
+            tensor([[2.]])
         """
         for name, view in given.items():
             if name not in VIEWS[1:]:
@@ -171,14 +173,14 @@ class AffinePath(ProbabilityPath):
         """
         low, high = self.interval
         size = 3 if self.has_latent else 2
-        t = torch.tensor([low, (low + high) / 2, high], dtype=torch.float64)
+        t = torch.linspace(low, high, 9, dtype=torch.float64)
         at, rate = self.coefficients(t), self.rates(t)
         whole = _determinant([_row(view, at, rate, size) for view in ("state", *given)])
         reach = torch.stack(_row(want, at, rate, size)).abs().sum(0)
         singular = ~(whole.abs() > 1e-9) | ~torch.isfinite(whole) | ~torch.isfinite(reach)
-        if singular[1]:
+        if bool(singular[1:-1].all()):
             raise CombinationError(f"the state and {', '.join(given)} do not determine {want!r}: they say the same")
-        return low + NUDGE * bool(singular[0]), high - NUDGE * bool(singular[2])
+        return low + NUDGE * bool(singular[0]), high - NUDGE * bool(singular[-1])
 
 
 def _derivative(function: Callable[[Tensor], Tensor | None], t: Tensor) -> Tensor:

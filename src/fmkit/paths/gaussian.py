@@ -27,14 +27,15 @@ class GaussianPath(ProbabilityPath):
     `t` comes as `(B, 1, ..., 1)` in float64, ready to multiply x1. `mean` returns the shape of x1, `std` anything that
     broadcasts to it without growing the batch. Derivatives in t are taken in forward mode.
 
-    >>> import fmkit, torch
-    >>> class Lemniscate(fmkit.paths.GaussianPath):
-    ...     def mean(self, t, x1):
-    ...         return t * x1 + torch.sin(torch.pi * t) * x1.flip(-1)
-    ...     def std(self, t, x1):
-    ...         return 1 - t
-    >>> Lemniscate().sample(1.0, torch.zeros(1, 2), torch.ones(1, 2)).x
-    tensor([[1., 1.]])
+    Examples:
+        >>> import fmkit, torch
+        >>> class Lemniscate(fmkit.paths.GaussianPath):
+        ...     def mean(self, t, x1):
+        ...         return t * x1 + torch.sin(torch.pi * t) * x1.flip(-1)
+        ...     def std(self, t, x1):
+        ...         return 1 - t
+        >>> Lemniscate().sample(1.0, torch.zeros(1, 2), torch.ones(1, 2)).x
+        tensor([[1., 1.]])
     """
 
     @abc.abstractmethod

@@ -82,20 +82,25 @@ class Solver(Part):
         """
 
 
+HALVES = (torch.bfloat16, torch.float16)
+
+
 class Watched:
     """A function under watch: counts its evaluations, and keeps its times inside those of the integration.
 
     The clamp takes away what rounding adds (t + c dt may miss the end by an ulp) and what a foreign solver oversteps.
+    Given x0, states reach the function in the precision of x0, and its slopes come back in at least float32.
     """
 
-    def __init__(self, f: Function, times: Sequence[float]) -> None:
+    def __init__(self, f: Function, times: Sequence[float], x0: State = None) -> None:
         self.f, self.calls = f, 0
         self.low, self.high = min(times), max(times)
+        self.x0 = x0 if x0 is not None and point_of(x0).dtype in HALVES else None
 
     def __call__(self, *arguments: Any) -> State:
         self.calls += 1
-        *times, x = arguments
-        return self.f(*map(self._inside, times), x)
+        times, x = [self._inside(t) for t in arguments[:-1]], arguments[-1]
+        return self.f(*times, x) if self.x0 is None else widened(self.f(*times, _like(x, self.x0)))
 
     def _inside(self, t: Any) -> Any:
         if isinstance(t, Tensor):  # to float64 first: a float32 clamp would round the bounds outwards
@@ -127,7 +132,7 @@ def widened(x: State) -> State:
     """The state in at least float32: a thousand steps of 0.001 in bfloat16 stop half way."""
     if isinstance(x, tuple):
         return tuple(widened(part) for part in x)
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    return x.float() if x.dtype in HALVES else x
 
 
 def finished(
@@ -144,9 +149,10 @@ def finished(
     Raises:
         SolverError: if the end is not finite.
     """
-    end = point_of(states[-1])
-    if not torch._C._functorch.is_functorch_wrapped_tensor(end) and not bool(torch.isfinite(end).all()):
-        bad = (~torch.isfinite(end)).reshape(len(end), -1).any(1)
+    last = states[-1] if isinstance(states[-1], tuple) else (states[-1],)
+    wrapped = any(torch._C._functorch.is_functorch_wrapped_tensor(part) for part in last)
+    if not wrapped and not all(bool(torch.isfinite(part).all()) for part in last):
+        bad = torch.stack([(~torch.isfinite(part)).reshape(len(part), -1).any(1) for part in last]).any(0)
         raise SolverError(
             f"{type(solver).__name__} reached t = {times[-1]:g} with {int(bad.sum())} of {len(bad)} samples "
             f"not finite, the first in row {int(bad.nonzero()[0])}; more steps, or a look at the field, may help"

@@ -55,7 +55,7 @@ class FixedStep(Solver):
         self, f: Function, x0: State, times: Sequence[float], *, generator: torch.Generator | None = None
     ) -> Solution:
         times = check_times(times)
-        watched = Watched(f, times)
+        watched = Watched(f, times, x0)
         grid = _snap(self.grid.times(times[0], times[-1], self.steps), times)
         x = widened(x0)
         memory = self.init(x, generator)

@@ -6,9 +6,10 @@ it. Their error norm is one root mean square over the whole batch, so a sample's
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -44,7 +45,7 @@ class Adaptive(Solver):
         self, f: Function, x0: State, times: Sequence[float], *, generator: torch.Generator | None = None
     ) -> Solution:
         times = check_times(times)
-        watched = _Counted(f, times)
+        watched = _Counted(f, times, x0)
         device = point_of(x0).device
         at = torch.tensor(times, dtype=time_dtype(device), device=device)
         options = {"step_t": at[-1:], "max_num_steps": self.max_steps, "dtype": at.dtype}
@@ -119,7 +120,7 @@ class FixedGrid(Solver):
         self, f: Function, x0: State, times: Sequence[float], *, generator: torch.Generator | None = None
     ) -> Solution:
         times = check_times(times)
-        watched = Watched(f, times)
+        watched = Watched(f, times, x0)
         device = point_of(x0).device
         at = torch.tensor(times, dtype=time_dtype(device), device=device)
         laid = torch.tensor(self.grid.times(times[0], times[-1], self.steps), dtype=at.dtype, device=device)
@@ -185,8 +186,7 @@ def _odeint(solver: Solver, f: Watched, x0: State, at: torch.Tensor, options: di
 
     tolerances = {"rtol": solver.rtol, "atol": solver.atol} if isinstance(solver, Adaptive) else {}
     try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+        with _iteration_warnings(solver) as caught:
             out = odeint(f, x0, at, method=solver.method, options=options, **tolerances)
     except AssertionError as error:  # torchdiffeq's way of giving up
         raise SolverError(
@@ -195,5 +195,23 @@ def _odeint(solver: Solver, f: Watched, x0: State, at: torch.Tensor, options: di
         ) from error
     states = tuple(tuple(part[i] for part in out) for i in range(len(at))) if isinstance(x0, tuple) else tuple(out)
     if caught and bool(torch.isfinite(point_of(states[-1])).all()):  # a non-finite end is about to say worse
-        warnings.warn(f"{caught[-1].message} ({type(solver).__name__}; take more steps)", stacklevel=3)
+        warnings.warn(f"{caught[-1]} ({type(solver).__name__}; take more steps)", stacklevel=3)
     return states
+
+
+@contextlib.contextmanager
+def _iteration_warnings(solver: Solver) -> Iterator[list[str]]:
+    """What torchdiffeq's implicit method says of its iteration; all other warnings pass as they are."""
+    said: list[str] = []
+    if not isinstance(solver, TorchdiffeqImplicitAdams):
+        yield said
+        return
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield said
+    for warning in caught:
+        text = str(warning.message)
+        if text.startswith("Functional iteration"):
+            said.append(text)
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)

@@ -17,7 +17,7 @@ from fmkit.couplings import Coupling, Independent, Paired
 from fmkit.data.base import Data
 from fmkit.errors import ArgumentError, CombinationError, TrainingError
 from fmkit.fields import PredictionField, as_field
-from fmkit.flow import Flow
+from fmkit.flow import Flow, check_reads
 from fmkit.objectives import Batch, Objective, VelocityMatching
 from fmkit.paths import ProbabilityPath
 from fmkit.randomness import seed_dropout, stream
@@ -228,7 +228,8 @@ class Trainer:
         """Every part has its say before anything runs; making the field shows whether the network can be one."""
         self.objective.check(self.path, source, coupling)
         self.path.check(source, self.field)
-        self.objective.field(self.field, self.path, source=source, coupling=coupling)
+        field = self.objective.field(self.field, self.path, source=source, coupling=coupling)
+        check_reads(self.solver, field)
 
     def _place(self) -> torch.device:
         name = self.settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
