@@ -359,6 +359,22 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_its_checkpoint(tmp_pa
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_00000005.safetensors"]
 
 
+def test_weights_that_are_not_finite_are_not_kept(tmp_path):
+    """A gradient can be infinite where the loss is not: sqrt at 0."""
+
+    class Rooted(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, t, x):
+            return x * 0 + torch.sqrt(self.w * 0)
+
+    with pytest.raises(TrainingError, match="weights are no longer finite|loss is nan"):
+        trainer(Rooted(), ema=0.0, steps=1).fit(blob(), folder=tmp_path)
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
 def test_fine_tuning_begins_with_the_given_flow(tmp_path):
     first = trainer().fit(fmkit.data.Data(blob(), transform=fmkit.transforms.Affine(1.0, 2.0)))
     again = trainer(steps=1, lr=1e-12, ema=0.0).fit(blob(), initial=first)

@@ -121,6 +121,18 @@ class Run:
             self._metrics.write(json.dumps(line).encode() + b"\n")
             self._metrics.flush()
 
+    def check_weights(self) -> None:
+        """Refuse to keep, or to hand over, weights that a non-finite gradient has spoilt.
+
+        Raises:
+            TrainingError: if any weight is not finite.
+        """
+        if not all(bool(torch.isfinite(p).all()) for p in self.parameters):
+            raise TrainingError(
+                f"weights are no longer finite after step {self.step - 1}, though the loss was; the checkpoint before is "
+                "kept. Lower the learning rate, or clip gradients"
+            )
+
     def checkpoint(self) -> None:
         """Write the whole state, atomically, and drop checkpoints beyond the last `keep`."""
         if self.folder is None:

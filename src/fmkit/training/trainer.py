@@ -120,6 +120,7 @@ class Trainer:
                 if held_out is not None and (run.step % s.validate_every == 0 or run.step == s.steps):
                     self._validate(run, held_out, source, coupling)
                 if run.step % s.checkpoint_every == 0 or run.step == s.steps:
+                    run.check_weights()
                     run.checkpoint()
                 if run.step == s.steps:
                     break
