@@ -1,6 +1,7 @@
 """Flows of exact fields against the exact densities; transport, units, gradients, refusals."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from fmkit.paths import (
     VarianceExploding,
     VariancePreserving,
 )
+from fmkit.shapes import widen
 from fmkit.solvers import DOP853, RK4, Dopri5, Euler, EulerMaruyama, Midpoint
 from fmkit.sources import Empirical, Gaussian, Uniform
 from fmkit.transforms import Affine
@@ -381,3 +383,30 @@ def test_a_network_in_16_bits_is_integrated_in_32(dtype, solver, seeded):
     factor = (1 + 1 / 50) ** 50 if isinstance(solver, Euler) else math.e
     torch.testing.assert_close(flow.sample(64, generator=seeded(0)).float(), x0.float() * factor, rtol=2e-2, atol=2e-2)
     assert torch.isfinite(flow.log_prob(x0)).all()
+
+
+class TestFewSteps:
+    """A likelihood of few steps is invalid, and said to be, by about as much as it is off."""
+
+    def test_warns_with_the_error(self):
+        flow, x = Flow(Gaussian(), Spread(), event_shape=2), torch.ones(5, 2, dtype=torch.float64)
+        exact = flow.log_prob(x, solver=RK4(200))
+        with pytest.warns(UserWarning, match=r"Euler in 4 steps are off by about .* nats a sample") as caught:
+            few = flow.log_prob(x, solver=Euler(4))
+        said = float(re.search(r"about ([\d.e+-]+) nats", str(caught[0].message)).group(1))
+        off = (few - exact).abs().mean().item()
+        assert 0.5 * off < said < 2 * off
+        with pytest.warns(UserWarning, match="off by about"):
+            flow.sample_with_log_prob(3, solver=Euler(4))
+
+    def test_is_silent_where_the_steps_suffice_or_the_divergence_is_random(self):
+        flow, x = Flow(Gaussian(), Spread(), event_shape=2), torch.ones(5, 2, dtype=torch.float64)
+        flow.log_prob(x, solver=RK4(40))
+        flow.log_prob(x, solver=Euler(4), divergence=HutchinsonDivergence())
+
+
+class Spread(VectorField):
+    """dx/dt = 3 t x: log p changes by 3 a dimension, of which Euler sees a part."""
+
+    def forward(self, t, x, cond=None):
+        return 3 * widen(t, x) * x

@@ -78,6 +78,7 @@ def reason(path, objective, coupling="fmkit/independent", source="fmkit/gaussian
     return None
 
 
+@pytest.mark.filterwarnings("ignore:log-densities by")  # eight steps are few, and fmkit says so
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_path_with_every_objective(path, objective, seeded):
@@ -93,6 +94,7 @@ def test_every_path_with_every_objective(path, objective, seeded):
     assert torch.isfinite(log_prob).all()
 
 
+@pytest.mark.filterwarnings("ignore:log-densities by")
 @pytest.mark.filterwarnings("ignore:Functional iteration did not converge")  # four implicit steps of a stiff field
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("solver", SOLVERS)

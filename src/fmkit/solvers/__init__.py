@@ -1,8 +1,8 @@
 """Solvers: own fixed-step methods first, torchdiffeq's and scipy's beside them, and SDEs."""
 
 from fmkit.solvers.base import Function, Solution, Solver, State, Watched, advance, check_times, count, point_of
-from fmkit.solvers.fixed_step import FixedStep
-from fmkit.solvers.grids import ListedGrid, ShiftedGrid, TimeGrid, UniformGrid
+from fmkit.solvers.fixed_step import FixedStep, twice
+from fmkit.solvers.grids import HalvedGrid, ListedGrid, ShiftedGrid, TimeGrid, UniformGrid
 from fmkit.solvers.multistep import AB2, AB3, AB4, AdamsBashforth
 from fmkit.solvers.runge_kutta import RK4, Euler, Heun, Midpoint, RungeKutta, Tableau, runge_kutta_step
 from fmkit.solvers.scipy import DOP853, LSODA, Radau, Scipy
@@ -44,6 +44,7 @@ __all__ = [
     "FixedGrid",
     "FixedStep",
     "Function",
+    "HalvedGrid",
     "Heun",
     "HeunSDE",
     "ListedGrid",
@@ -73,4 +74,5 @@ __all__ = [
     "count",
     "point_of",
     "runge_kutta_step",
+    "twice",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import itertools
 import math
 from collections.abc import Sequence
 from typing import ClassVar
@@ -58,6 +59,28 @@ class ShiftedGrid(TimeGrid):
     def fractions(self, steps: int) -> list[float]:
         taus = [1 - i / steps for i in range(steps + 1)]
         return [1 - self.shift * tau / (1 + (self.shift - 1) * tau) for tau in taus]
+
+
+class HalvedGrid(TimeGrid):
+    """Another grid with every step cut in two.
+
+    Args:
+        grid: the other grid.
+
+    Raises:
+        ArgumentError: if the solver's steps are odd.
+    """
+
+    def __init__(self, grid: TimeGrid) -> None:
+        super().__init__()
+        self.grid = grid
+
+    def fractions(self, steps: int) -> list[float]:
+        if steps % 2:
+            raise ArgumentError(f"the solver has {steps} steps, expected twice those of the halved grid")
+        coarse = self.grid.fractions(steps // 2)
+        middles = [(a + b) / 2 for a, b in itertools.pairwise(coarse)]
+        return [coarse[0], *itertools.chain.from_iterable(zip(middles, coarse[1:], strict=True))]
 
 
 class ListedGrid(TimeGrid):

@@ -129,8 +129,8 @@ class Run:
         """
         if not all(bool(torch.isfinite(p).all()) for p in self.parameters):
             raise TrainingError(
-                f"weights are no longer finite after step {self.step - 1}, though the loss was; the checkpoint before is "
-                "kept. Lower the learning rate, or clip gradients"
+                f"weights are no longer finite after step {self.step - 1}, though the loss was; the checkpoint before "
+                "is kept. Lower the learning rate, or clip gradients"
             )
 
     def checkpoint(self) -> None:
