@@ -69,6 +69,7 @@ def flows():
     }
 
 
+@pytest.mark.filterwarnings("ignore:log-densities by")  # the same bits matter here, and four steps are quick
 @pytest.mark.parametrize("name", ["plain", "nested", "data", "double"])
 def test_a_loaded_flow_is_the_same_to_the_last_bit(name, tmp_path, seeded):
     flow = flows()[name]

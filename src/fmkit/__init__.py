@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         fields,
         metrics,
         objectives,
+        oracle,
         paths,
         randomness,
         registry,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from fmkit.errors import FmkitError
     from fmkit.fields import VectorField
     from fmkit.flow import Flow
+    from fmkit.oracle import MixtureOracle
     from fmkit.parts import Part
     from fmkit.paths import ProbabilityPath
     from fmkit.solvers import Solver
@@ -46,6 +48,7 @@ _MODULES = (
     "fields",
     "metrics",
     "objectives",
+    "oracle",
     "paths",
     "randomness",
     "registry",
@@ -60,6 +63,7 @@ _NAMES = {
     "Flow": "fmkit.flow",
     "FmkitError": "fmkit.errors",
     "HutchinsonDivergence": "fmkit.divergence",
+    "MixtureOracle": "fmkit.oracle",
     "Part": "fmkit.parts",
     "ProbabilityPath": "fmkit.paths",
     "Settings": "fmkit.training",

@@ -20,11 +20,12 @@ from torch import Tensor
 
 from fmkit.divergence import Divergence, ExactDivergence
 from fmkit.errors import ArgumentError, CombinationError
-from fmkit.fields import VectorField, as_field
+from fmkit.fields import PredictionField, Rescheduled, VectorField, as_field
 from fmkit.parts import Part
+from fmkit.paths import AffinePath
 from fmkit.shapes import batch_time, check_data, check_finite
 from fmkit.solvers import Dopri5, FixedStep, Solution, Solver, twice
-from fmkit.sources import Source
+from fmkit.sources import Scaled, Source
 from fmkit.transforms import Transform
 
 
@@ -66,8 +67,8 @@ class Flow(Part):
 
     @property
     def device(self) -> torch.device:
-        """Where the field's weights are."""
-        return next((p.device for p in self.field.parameters()), torch.device("cpu"))
+        """Where the field's weights are, or its buffers if it has none."""
+        return next((v.device for v in (*self.field.parameters(), *self.field.buffers())), torch.device("cpu"))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -182,6 +183,18 @@ class Flow(Part):
                 x.to(self._precision(x.dtype)), (begin, end), self._condition(cond, len(x)), solver, generator
             ).final
             return self.transform.inverse(y) if self.transform is not None and end == self.interval[1] else y
+
+    def rescheduled(self, path: AffinePath) -> Flow:
+        """This flow, followed along another affine path: the same samples, by other and perhaps easier ways.
+
+        Raises:
+            CombinationError: if this flow's field was not trained on an affine path without latent noise.
+        """
+        if not isinstance(self.field, PredictionField) or not isinstance(self.field.path, AffinePath):
+            raise CombinationError("only a flow trained on an affine path can be followed along another")
+        field = Rescheduled(self.field, self.field.path, path)
+        start = Scaled.of(self.start, field.scale(field.interval[0]))
+        return Flow(start, field, self.solver, self.event_shape, self.transform, self.divergence).eval()
 
     def trajectory(
         self,

@@ -43,6 +43,7 @@ NEEDED = {
     "std": lambda: 0.5,
     "positions": lambda: [0.0, 0.3, 1.0],
     "event_shape": lambda: (2,),
+    "means": lambda: torch.tensor([[-1.0, 0.0], [1.0, 0.5]]),
     "network": lambda: MLP(2, width=4, depth=1, classes=2),
     "field": lambda: MLP(2, width=4, depth=1, classes=2),
     "module": lambda: Net(),

@@ -3,12 +3,14 @@
 from fmkit.fields.base import ModuleField, PredictionField, Stochastic, VectorField, as_field, predict
 from fmkit.fields.guidance import ClassifierFree
 from fmkit.fields.mlp import MLP
+from fmkit.fields.rescheduling import Rescheduled
 
 __all__ = [
     "MLP",
     "ClassifierFree",
     "ModuleField",
     "PredictionField",
+    "Rescheduled",
     "Stochastic",
     "VectorField",
     "as_field",

@@ -1,0 +1,103 @@
+"""A change of schedule turns the exact field of one path into the exact field of the other."""
+
+import itertools
+
+import pytest
+import torch
+
+from fmkit.errors import CombinationError
+from fmkit.fields import MLP, PredictionField, Rescheduled
+from fmkit.flow import Flow
+from fmkit.paths import (
+    ICFM,
+    AffinePath,
+    CondOT,
+    Cosine,
+    LinearVP,
+    Polynomial,
+    VarianceExploding,
+    VariancePreserving,
+)
+from fmkit.solvers import DOP853
+from fmkit.sources import Gaussian
+
+PATHS = {
+    "condot": CondOT(),
+    "vp": VariancePreserving(),
+    "ve": VarianceExploding(),
+    "cosine": Cosine(),
+    "polynomial": Polynomial(),
+    "linear-vp": LinearVP(),
+}
+
+
+@pytest.mark.parametrize(("one", "other"), list(itertools.permutations(PATHS, 2)))
+def test_the_field_is_the_other_paths_own(one, other, schedules, mixtures, exact_field):
+    """Against the closed form for a mixture under the other schedule, from one end of the interval to the other."""
+    mixture = mixtures[2]
+    field = Rescheduled(exact_field(mixture, schedules[one]), PATHS[one], PATHS[other])
+    low, high = field.interval
+    t = torch.linspace(low + 0.002, high - 0.002, 41, dtype=torch.float64)
+    x = torch.randn(41, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    std = PATHS[other].coefficients(t).sigma[:, None] + 0.5
+    want = mixture.velocity(schedules[other], t, x * std)
+    torch.testing.assert_close(field(t, x * std), want, rtol=1e-7, atol=1e-7)
+    ends = torch.tensor([low, high], dtype=torch.float64)
+    assert torch.isfinite(field(ends, x[:2])).all()
+
+
+@pytest.mark.parametrize("other", ["cosine", "polynomial", "linear-vp", "vp", "ve"])
+def test_the_samples_are_identical(other, schedules, mixtures, exact_field):
+    flow = Flow(Gaussian(), PredictionField(exact_field(mixtures[2], schedules["condot"]), CondOT()), event_shape=2)
+    again = flow.rescheduled(PATHS[other])
+    low, high = again.interval
+    x0 = torch.randn(16, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    solver, r = DOP853(1e-7, 1e-7), torch.tensor([low, high], dtype=torch.float64)
+    angle = torch.atan2(*PATHS[other].coefficients(r)[:2])
+    t = torch.sin(angle) / (torch.sin(angle) + torch.cos(angle))  # CondOT's time of that angle
+    x = flow.transport(x0, 0.0, t[0].item(), solver=solver) if t[0] > 0 else x0
+    end = flow.transport(x0, 0.0, t[1].item(), solver=solver)
+    moved = again.field.scale(low) * x
+    reached = solver.solve(lambda s, y: again.field(torch.full((16,), s), y), moved, (low, high)).final
+    torch.testing.assert_close(reached, again.field.scale(high) * end, rtol=0, atol=1e-5)
+
+
+def test_the_start_is_scaled(schedules, mixtures, exact_field):
+    flow = Flow(Gaussian(), PredictionField(exact_field(mixtures[2], schedules["condot"]), CondOT()), event_shape=2)
+    assert flow.rescheduled(Cosine()).start.std == pytest.approx(1.0, rel=1e-12)
+    # VE at its beginning has the angle of CondOT's t = 1/51, where x is 50/51 x0: times 51 that is N(0, 50²)
+    assert flow.rescheduled(VarianceExploding()).field.scale(0.0) == pytest.approx(51.0, rel=1e-9)
+
+
+def test_log_densities_stay(schedules, mixtures, exact_field):
+    flow = Flow(Gaussian(), PredictionField(exact_field(mixtures[2], schedules["condot"]), CondOT()), event_shape=2)
+    x = mixtures[2].sample(8, torch.Generator().manual_seed(2))
+    again = flow.rescheduled(Cosine()).log_prob(x)
+    torch.testing.assert_close(again, mixtures[2].log_prob(x), rtol=0, atol=2e-3)
+
+
+class Halting(AffinePath):
+    def alpha(self, t):
+        return torch.sin(4 * t) ** 2
+
+    def sigma(self, t):
+        return 1 - self.alpha(t)
+
+
+def test_refusals():
+    network = MLP(2, width=8, depth=1)
+    with pytest.raises(CombinationError, match="ICFM has latent noise"):
+        Rescheduled(network, ICFM(), CondOT())
+    with pytest.raises(CombinationError, match="alpha/sigma of Halting does not grow"):
+        Rescheduled(network, CondOT(), Halting())
+    with pytest.raises(CombinationError, match="only a flow trained on an affine path"):
+        Flow(Gaussian(), network, event_shape=2).rescheduled(Cosine())
+
+
+def test_it_is_saved_with_the_flow(tmp_path):
+    flow = Flow(Gaussian(), PredictionField(MLP(2, width=8, depth=1), CondOT()), event_shape=2).rescheduled(Cosine())
+    flow.save(tmp_path / "a.flow")
+    again = Flow.load(tmp_path / "a.flow")
+    assert again.interval == flow.interval
+    first, second = (f.sample(3, generator=torch.Generator().manual_seed(0)) for f in (flow, again))
+    assert torch.equal(first, second)
