@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         shapes,
         solvers,
         sources,
+        testing,
         training,
         transforms,
     )
@@ -55,6 +56,7 @@ _MODULES = (
     "shapes",
     "solvers",
     "sources",
+    "testing",
     "training",
     "transforms",
 )

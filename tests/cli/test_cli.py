@@ -244,3 +244,28 @@ def test_a_broken_plugin_beside_spoils_nothing_and_is_named_when_asked_for(tmp_p
     finally:
         monkeypatch.undo()
         fmkit.registry.refresh()
+
+
+def test_plugins_check_names_the_law(tmp_path, monkeypatch, capsys):
+    assert run("plugins", "check", "condot", "--json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert all(row["status"] != "failed" for row in rows)
+    info = tmp_path / "wrong_fm-0.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: wrong-fm\nVersion: 0.1\n")
+    (info / "entry_points.txt").write_text("[fmkit.paths]\noff = wrong_fm:Off\n")
+    (tmp_path / "wrong_fm.py").write_text(
+        "from fmkit.paths import CondOT, Coefficients\n"
+        "class Off(CondOT):\n"
+        "    def rates(self, t):\n"
+        "        at = super().rates(t)\n"
+        "        return Coefficients(1.01 * at.alpha, at.sigma)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    fmkit.registry.refresh()
+    try:
+        assert run("plugins", "check", "wrong-fm/off") == 1
+        assert "velocity" in capsys.readouterr().out
+    finally:
+        monkeypatch.undo()
+        fmkit.registry.refresh()

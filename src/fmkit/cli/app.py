@@ -120,6 +120,19 @@ def plugins_info(
     _answer(found) if as_json else typer.echo(show_info(found))
 
 
+@plugins.command("check")
+def plugins_check(
+    name: Annotated[str, typer.Argument(help="As vp, paths/vp, or package/name.")], as_json: Json = False
+) -> None:
+    """Try the laws of its kind on a part; ends with 1 if one is broken, or none could be checked."""
+    from fmkit.cli.check import check_named, ok, show
+
+    rows = check_named(name)
+    _answer(rows) if as_json else typer.echo(show(rows))
+    if not ok(rows):
+        raise typer.Exit(1)
+
+
 @config.command("show")
 def config_show(
     target: Annotated[str, typer.Argument(help="A recipe, a YAML file or a run folder.")],

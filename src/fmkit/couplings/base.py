@@ -50,7 +50,8 @@ class Coupling(Part):
             generator: the only randomness there is.
 
         Raises:
-            ArgumentError: if the batches do not fit each other, are empty, or hold non-finite values.
+            ArgumentError: if the batches do not fit each other or are empty, and, where the pairs depend on values, if
+                any of those is not finite.
         """
 
     def prepare(self, source: Source, x1: Tensor, cond: Any = None, *, seed: int = 0) -> Iterator[float]:

@@ -82,7 +82,7 @@ class Bosh3(Adaptive):
 
 
 class Fehlberg2(Adaptive):
-    """Runge-Kutta-Fehlberg 2(1)."""
+    """Runge-Kutta-Fehlberg 2(1): its error estimate is small, and its errors far above its tolerance."""
 
     method = "fehlberg2"
 
@@ -166,13 +166,13 @@ class TorchdiffeqRK4(FixedGrid):
 class TorchdiffeqExplicitAdams(FixedGrid):
     """Adams-Bashforth of order 4, by torchdiffeq."""
 
-    method, highest = "explicit_adams", 5  # which is of order 4, as measured
+    order, method, highest = 4, "explicit_adams", 5  # which is of order 4, as measured
 
 
 class TorchdiffeqImplicitAdams(FixedGrid):
     """Adams-Bashforth-Moulton of order 4, by torchdiffeq; it warns of steps too long for its iteration."""
 
-    method, highest = "implicit_adams", 4
+    order, method, highest = 4, "implicit_adams", 4
 
 
 def check_tolerances(rtol: float, atol: float) -> None:

@@ -1,0 +1,125 @@
+"""A solver on trial: with a problem whose answer is known, and a right-hand side under watch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fmkit.errors import ArgumentError, CombinationError, FmkitError
+from fmkit.fields import Stochastic
+from fmkit.parts import parameters_of
+from fmkit.solvers import Solution, Solver
+from fmkit.testing.problems import Problem, logistic, sphere
+from fmkit.testing.randomness import preserved, seeded
+from fmkit.testing.report import NotChecked
+
+STEPS = 40  # for a solver whose number of steps is free
+
+
+@dataclass
+class Watch:
+    """A right-hand side that notes when it was evaluated, and on how many rows."""
+
+    f: Callable[[Any, Any], Any]
+    times: list[float] = field(default_factory=list)
+    rows: int = 0
+    calls: int = 0
+
+    def __call__(self, t: Any, state: Any) -> Any:
+        self.calls += 1
+        self.rows += len(state[0] if isinstance(state, tuple) else state)
+        self.times += torch.as_tensor(t, dtype=torch.float64).reshape(-1).tolist()
+        return self.f(t, state)
+
+
+@dataclass
+class Trial:
+    """A solver, and a problem it can be tried on."""
+
+    solver: Solver
+    problem: Problem
+    standard: bool
+    refusal: str = ""
+
+    @staticmethod
+    @preserved()
+    def of(solver: Solver, problem: Problem | None = None) -> Trial:
+        """On the problem given, or else on the first the solver takes: in space, or on the sphere."""
+        if not isinstance(solver, Solver):
+            raise ArgumentError(f"got a {type(solver).__name__}, expected a Solver")
+        if problem is not None:
+            return Trial(solver, problem, False)
+        if solver.reads not in ("velocity", "stochastic"):
+            return Trial(solver, logistic(), True, f"it reads {solver.reads!r}, which the kit has no problem for")
+        refused = []
+        for candidate, standard in ((logistic(), True), (sphere(), False)):
+            trial = Trial(solver, candidate, standard)
+            try:
+                trial.solve(candidate.x0)
+            except (ArgumentError, CombinationError) as error:  # these are not its points
+                refused.append(str(error))
+                continue
+            except Exception:  # the laws will tell
+                return trial
+            return trial
+        return Trial(solver, logistic(), True, f"it refuses the kit's points ({refused[0]}); hand it a problem")
+
+    def __post_init__(self) -> None:
+        """Few steps where their number is free: the laws hold for any, and the kit is to be fast."""
+        if self.stepped:
+            try:
+                self.solver = self.remade(steps=STEPS)
+            except FmkitError:
+                return
+
+    @property
+    def x0(self) -> Tensor:
+        if self.refusal:
+            raise NotChecked(self.refusal)
+        return self.problem.x0
+
+    @property
+    def stochastic(self) -> bool:
+        return self.solver.reads == "stochastic"
+
+    @property
+    def stepped(self) -> bool:
+        return "steps" in parameters_of(type(self.solver))
+
+    def f(self, slope: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        """`slope` in the protocol that the solver reads, without noise."""
+        if not self.stochastic:
+            return slope
+
+        def still(t: Any, x: Tensor) -> Stochastic:
+            return Stochastic(slope(t, x), torch.zeros_like(x), torch.zeros_like(x))
+
+        return still
+
+    def solve(
+        self, x0: Any, times: Sequence[float] = (0.0, 1.0), solver: Solver | None = None, slope: Any = None
+    ) -> Solution:
+        f = self.f(self.problem.field if slope is None else slope)
+        return (solver or self.solver).solve(f, x0, times, generator=seeded(0))
+
+    def remade(self, **changed: Any) -> Solver:
+        """The solver with other arguments.
+
+        Raises:
+            NotChecked: if it does not take them.
+        """
+        cls = type(self.solver)
+        if missing := sorted(set(changed) - set(parameters_of(cls))):
+            raise NotChecked(f"{cls.__name__} has no parameter {' or '.join(missing)}")
+        return cls(**{**self.solver.arguments, **changed})
+
+    def error(self, solver: Solver, backward: bool = False) -> float:
+        """The greatest error at the end."""
+        begin, want = self.x0, self.problem.flow(1.0, self.x0)
+        if backward:
+            return (self.solve(want, (1.0, 0.0), solver).final - begin).abs().max().item()
+        return (self.solve(begin, (0.0, 1.0), solver).final - want).abs().max().item()

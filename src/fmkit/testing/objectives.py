@@ -1,0 +1,212 @@
+"""The laws of an objective, on data from one Gaussian, where every conditional mean is known.
+
+    x1 ~ N(m, s²), x0 ~ N(0, 1), x_t = t x1 + (1 - t) x0 (CondOT),   V = t² s² + (1 - t)²
+    E[x1 | x] = m + (t s² / V) (x - t m),   E[x0 | x] = ((1 - t) / V) (x - t m),   velocity = E[x1 | x] - E[x0 | x]
+    score = -(x - t m) / V
+
+A regression is least at the conditional mean, so there its slope in any direction is 0.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fmkit.couplings import Independent
+from fmkit.errors import ArgumentError
+from fmkit.fields import VectorField
+from fmkit.objectives import Batch, Loss, Objective
+from fmkit.paths import CondOT
+from fmkit.sources import Gaussian
+from fmkit.testing.randomness import Globals, preserved, seeded, stir
+from fmkit.testing.report import Laws, Measured, NotChecked, Report, faults
+
+LAWS = Laws("objective")
+MEAN, STD = 0.6, 0.8
+VIEWS = ("velocity", "data", "noise", "score")
+
+
+def conditional_mean(view: str, t: Tensor, x: Tensor) -> Tensor:
+    """E[view | x_t = x] for the Gaussian of this module: `t` is `(B,)`, `x` is `(B, *event)`."""
+    t = t.reshape(-1, *[1] * (x.ndim - 1)).to(x.dtype)
+    away = (x - t * MEAN) / (t**2 * STD**2 + (1 - t) ** 2)
+    data, noise = MEAN + t * STD**2 * away, (1 - t) * away
+    return {"velocity": data - noise, "data": data, "noise": noise, "score": -away}[view]
+
+
+class Knows(torch.nn.Module):
+    """A network that answers scale * (conditional mean) + shift."""
+
+    def __init__(self, view: str, scale: float = 1.0, shift: float = 0.0) -> None:
+        super().__init__()
+        self.view = view
+        self.scale = torch.nn.Parameter(torch.tensor(scale, dtype=torch.float64))
+        self.shift = torch.nn.Parameter(torch.tensor(shift, dtype=torch.float64))
+        self.conditions: list[Any] = []
+
+    def forward(self, t: Tensor, x: Tensor, cond: Any = None) -> Tensor:
+        self.conditions.append(cond)
+        return self.scale.to(x.dtype) * conditional_mean(self.view, t, x) + self.shift.to(x.dtype)
+
+
+@dataclass
+class Trial:
+    """An objective on CondOT, and the view its network predicts."""
+
+    objective: Objective
+    view: str
+    reason: str = ""
+
+    @staticmethod
+    @preserved()
+    def of(objective: Objective) -> Trial:
+        """With the view the objective names, or else the one whose exact network implies the exact velocity."""
+        if not isinstance(objective, Objective):
+            raise ArgumentError(f"got a {type(objective).__name__}, expected an Objective")
+        named = getattr(objective, "view", None)
+        if named in VIEWS:
+            return Trial(objective, named)
+        errors: dict[str, float] = {}
+        for view in VIEWS:
+            try:
+                errors[view] = Trial(objective, view).field_error()[0]
+            except Exception:
+                continue
+        if not errors:
+            return Trial(objective, "velocity", "its network is none that answers (t, x) with a view of the path")
+        return Trial(objective, min(errors, key=lambda v: math.inf if math.isnan(errors[v]) else errors[v]))
+
+    def need(self) -> None:
+        if self.reason:
+            raise NotChecked(self.reason)
+
+    def batch(self, n: int, dtype: torch.dtype = torch.float64) -> Batch:
+        x0, x1 = torch.randn(2, n, 2, generator=seeded(0), dtype=torch.float64)
+        return Batch(x0.to(dtype), (MEAN + STD * x1).to(dtype))
+
+    def loss(self, network: torch.nn.Module, batch: Batch, seed: int = 1) -> Loss:
+        return self.objective.loss(network, CondOT(), batch, generator=seeded(seed))
+
+    def field(self) -> VectorField:
+        return self.objective.field(Knows(self.view), CondOT(), source=Gaussian(), coupling=Independent())
+
+    def field_error(self) -> tuple[float, float]:
+        """The greatest error of the implied velocity, and its time."""
+        field, n = self.field(), 64
+        low, high = field.interval
+        t = low + (high - low) * torch.linspace(0.02, 0.98, n, dtype=torch.float64)
+        x = torch.randn(n, 2, generator=seeded(2), dtype=torch.float64)
+        with torch.no_grad():
+            error = (field(t, x) - conditional_mean("velocity", t, x)).abs().amax(1)
+        return error.max().item(), t[int(error.argmax())].item()
+
+
+def check_objective(objective: Objective) -> Report:
+    """Try every law of an objective.
+
+    An objective whose network is not of the form (t, x) is reported as not checked.
+
+    Raises:
+        ArgumentError: if this is no objective.
+
+    Examples:
+        >>> from fmkit.objectives import ScoreMatching
+        >>> from fmkit.testing import check_objective
+        >>> class Wrong(ScoreMatching):
+        ...     def target(self, path, point):
+        ...         return -super().target(path, point)
+        >>> [finding.id for finding in check_objective(Wrong()).failed]
+        ['objective.minimiser']
+    """
+    return LAWS.report(objective, Trial.of(objective))
+
+
+@LAWS("shape", "the loss has one finite value for each sample, and times inside the path's interval")
+def _shape(trial: Trial) -> Measured:
+    trial.need()
+    wrong = []
+    for dtype in (torch.float32, torch.float64):
+        loss = trial.loss(Knows(trial.view), trial.batch(32, dtype))
+        if loss.value.shape != (32,) or loss.t.shape != (32,):
+            wrong.append(f"value has shape {tuple(loss.value.shape)} and t {tuple(loss.t.shape)}, expected (32,)")
+        elif loss.value.dtype != dtype:
+            wrong.append(f"value is {loss.value.dtype} for {dtype}")
+        if not bool(torch.isfinite(loss.value).all()):
+            wrong.append("the loss is not finite")
+        if not bool(((loss.t >= 0) & (loss.t <= 1)).all()):
+            wrong.append("times lie outside [0, 1]")
+    return faults(wrong)
+
+
+@LAWS("gradient", "gradients reach the network")
+def _gradient(trial: Trial) -> Measured:
+    trial.need()
+    network = Knows(trial.view, 0.5, 0.3)
+    trial.loss(network, trial.batch(256)).value.mean().backward()
+    grads = {name: p.grad for name, p in network.named_parameters()}
+    return faults([f"no gradient for {n}" for n, g in grads.items() if g is None or not g.isfinite() or g == 0])
+
+
+@LAWS("minimiser", "the loss is least, and its slope 0, where the network answers with the conditional mean")
+def _minimiser(trial: Trial) -> Measured:
+    trial.need()
+    batch, h, worst = trial.batch(300_000), 1e-3, Measured(0.0, 6.0, "standard errors off:")
+
+    def value(scale: float = 1.0, shift: float = 0.0) -> Tensor:
+        with torch.no_grad():
+            return trial.loss(Knows(trial.view, scale, shift), batch).value
+
+    best = value()
+    for name, scale, shift in (("scale", 1.0, 0.0), ("shift", 0.0, 1.0)):
+        slope = (value(1 + h * scale, h * shift) - value(1 - h * scale, -h * shift)) / (2 * h)
+        error = slope.std().item() / math.sqrt(len(slope))
+        score = abs(slope.mean().item()) / max(error, 1e-12)
+        if not score <= worst.value:
+            where = f"the loss of the exact {trial.view} still changes by {slope.mean().item():.3g} per unit of {name}"
+            worst = worst._replace(value=score, where=where)
+    for name, other in {"0.7 times": value(0.7), "1.3 times": value(1.3), "minus": value(-1.0)}.items():
+        if not (other - best).mean() > 0:
+            said = f"{name} the exact {trial.view} has a loss of {other.mean():.4g}, itself {best.mean():.4g}"
+            return Measured((best - other).mean().item(), 0.0, "loss above a wrong network's:", said)
+    return worst
+
+
+@LAWS("field", "the exact network implies the exact marginal velocity")
+def _field(trial: Trial) -> Measured:
+    trial.need()
+    field = trial.field()
+    if not isinstance(field, VectorField):
+        return faults([f"field returns a {type(field).__name__}, expected a VectorField"])
+    low, high = field.interval
+    if not 0 <= low < high <= 1:
+        return faults([f"the field's interval is [{low:g}, {high:g}], expected a part of [0, 1]"])
+    error, t = trial.field_error()
+    return Measured(error, 1e-6, "error of the velocity", f"at t = {t:.4g}, from a network that knows the {trial.view}")
+
+
+@LAWS("condition", "the network sees the batch's conditions as they are")
+def _condition(trial: Trial) -> Measured:
+    trial.need()
+    network, cond, batch = Knows(trial.view), torch.arange(16), trial.batch(16)
+    trial.loss(network, Batch(batch.x0, batch.x1, cond))
+    seen = [c for c in network.conditions if isinstance(c, Tensor)]
+    return faults([] if seen and any(torch.equal(c, cond) for c in seen) else ["the conditions did not arrive"])
+
+
+@LAWS("seeds", "the generator is the only randomness there is")
+def _seeds(trial: Trial) -> Measured:
+    trial.need()
+    batch, before = trial.batch(32), Globals()
+    first = trial.loss(Knows(trial.view), batch)
+    wrong = before.touched()
+    stir(1)
+    again, other = trial.loss(Knows(trial.view), batch), trial.loss(Knows(trial.view), batch, seed=2)
+    if not torch.equal(first.value, again.value) or not torch.equal(first.t, again.t):
+        wrong.append("two losses from one seed differ")
+    if torch.equal(first.t, other.t):
+        wrong.append("two seeds give the same times: the generator is not used")
+    return faults(wrong)

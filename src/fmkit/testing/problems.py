@@ -1,0 +1,78 @@
+"""Flows in closed form, nonlinear and non-autonomous, on which solvers are measured.
+
+Both have the rate r(t) = 1 + 2 cos 3t, whose integral is R(t) = t + (2/3) sin 3t.
+
+    logistic   dx/dt = r x (1 - x)                        1/x - 1 falls as exp(-R)
+    sphere     dx/dt = r (e - (e.x) x) + 2t e cross x     artanh(e.x) grows as R, the longitude as t²
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An initial value problem with its answer, on [0, 1].
+
+    Attributes:
+        field: `(t, x) -> dx/dt`, with t a float, a 0-d or a `(B,)` tensor.
+        x0: the points at t = 0, `(B, *event)`, float64.
+        flow: `(t, x0) -> x`, where the points of t = 0 are at time t (a float).
+    """
+
+    field: Callable[[Any, Tensor], Tensor]
+    x0: Tensor
+    flow: Callable[[float, Tensor], Tensor]
+
+
+def _wide(t: Any, x: Tensor) -> Tensor:
+    t = torch.as_tensor(t, dtype=torch.float64, device=x.device)
+    return t.reshape(-1, *[1] * (x.ndim - 1)) if t.ndim else t
+
+
+def _rate(t: Any, x: Tensor) -> Tensor:
+    return (1 + 2 * torch.cos(3 * _wide(t, x))).to(x.dtype)
+
+
+def _integral(t: float) -> float:
+    return t + 2 / 3 * math.sin(3 * t)
+
+
+def _logistic(t: Any, x: Tensor) -> Tensor:
+    return _rate(t, x) * x * (1 - x)
+
+
+def _logistic_flow(t: float, x0: Tensor) -> Tensor:
+    return 1 / (1 + (1 / x0 - 1) * math.exp(-_integral(t)))
+
+
+def _sphere(t: Any, x: Tensor) -> Tensor:
+    pole = x.new_tensor([0.0, 0.0, 1.0]).expand_as(x)
+    turn = (2 * _wide(t, x)).to(x.dtype) * torch.linalg.cross(pole, x)
+    return _rate(t, x) * (pole - x[:, 2:] * x) + turn
+
+
+def _sphere_flow(t: float, x0: Tensor) -> Tensor:
+    z = torch.tanh(torch.atanh(x0[:, 2]) + _integral(t))
+    radius, angle = torch.sqrt(1 - z**2), torch.atan2(x0[:, 1], x0[:, 0]) + t**2
+    return torch.stack([radius * torch.cos(angle), radius * torch.sin(angle), z], 1)
+
+
+def logistic() -> Problem:
+    """The logistic flow at fifteen points."""
+    return Problem(_logistic, torch.linspace(0.05, 1.3, 15, dtype=torch.float64).reshape(5, 3), _logistic_flow)
+
+
+def sphere() -> Problem:
+    """The flow on the unit sphere, at five points."""
+    z = torch.linspace(-0.8, 0.4, 5, dtype=torch.float64)
+    angle = torch.linspace(0.0, 5.0, 5, dtype=torch.float64)
+    radius = torch.sqrt(1 - z**2)
+    return Problem(_sphere, torch.stack([radius * torch.cos(angle), radius * torch.sin(angle), z], 1), _sphere_flow)
