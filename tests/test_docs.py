@@ -102,13 +102,16 @@ def test_the_ten_minutes_of_the_page(plugin, tmp_path, monkeypatch, capsys):
     install(plugin, plugin[1])
     page = (DOCS / "extending.md").read_text()
     commands = re.findall(r"^fmkit (.*)$", page[: page.index("## One package, many parts")], flags=re.MULTILINE)
-    assert [c.split()[0] for c in commands] == ["plugins", "plugins", "train"]
+    assert [c.split()[0] for c in commands] == ["plugins", "plugins", "train", "plugins"]
     assert fmkit_command(*commands[0].split()) == 0
     assert re.search(r"^paths +smoothstep +fmkit-smoothstep +0\.1\.0$", capsys.readouterr().out, flags=re.MULTILINE)
     assert fmkit_command(*commands[1].split()) == 0
     assert capsys.readouterr().out.strip() in page  # the page shows the answer, word for word
     assert fmkit_command(*commands[2].split(), *TINY, "--quiet") == 0
     assert fmkit.Flow.load("runs/moons/flow.safetensors").field.path.alpha(0.25) == pytest.approx(0.15625)
+    capsys.readouterr()
+    assert fmkit_command(*commands[3].split()) == 0
+    assert "0 broken" in capsys.readouterr().out
 
 
 def test_the_tests_that_the_page_gives_pass(plugin):
