@@ -88,7 +88,7 @@ def test_the_torus_density_is_one_in_all(on_torus):
     flow = copy.deepcopy(on_torus).to(torch.float64)
     side = torch.arange(64, dtype=torch.float64) * 2 * math.pi / 64
     grid = torch.cartesian_prod(side, side)
-    density = flow.log_prob(grid, solver=RK4(20)).exp()
+    density = flow.log_prob(grid, solver=RK4(60)).exp()
     assert density.sum().item() * (2 * math.pi / 64) ** 2 == pytest.approx(1.0, abs=1e-3)  # a plain MLP's is 0.94
 
 
@@ -98,7 +98,8 @@ def test_the_torus_density_does_not_depend_on_the_solver_or_the_winding(on_torus
     torch.testing.assert_close(flow.log_prob(x, solver=GeodesicRK4(Torus(), 100)), reference, rtol=0, atol=1e-3)
     round_again = flow.log_prob(x + 2 * math.pi, solver=Dopri5(1e-7, 1e-7))
     torch.testing.assert_close(round_again, reference, rtol=0, atol=1e-5)
-    y, log_prob = flow.sample_with_log_prob(50, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(UserWarning, match="GeodesicMidpoint in 20 steps are off by about"):  # by 0.04 nats
+        y, log_prob = flow.sample_with_log_prob(50, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(flow.log_prob(y, solver=Dopri5(1e-7, 1e-7)), log_prob, rtol=0, atol=0.05)
 
 
