@@ -39,7 +39,7 @@ def evaluate(flow: Flow, split: Split, seed: int = 0, samples: int = QUALITY_SAM
     began = time.monotonic()
     cond = conditions(split, samples, seed)
     solution = flow.trajectory(samples, cond=cond, generator=stream(seed, "evaluate-nfe"))
-    x = solution.final if flow.transform is None else flow.transform.inverse(solution.final)
+    x = flow.in_data_units(solution.final)
     figures["nfe"] = solution.nfe.double().mean().item()
     figures["sampling_seconds"] = round(time.monotonic() - began, 2)
     figures["samples"] = samples

@@ -104,7 +104,7 @@ class Flow(Part):
         x0, cond = self._begin(n, cond, generator)
         with self._mode(differentiable):
             y = self._solve(x0, self.interval, cond, solver, generator).final
-            return y if self.transform is None else self.transform.inverse(y)
+            return self.in_data_units(y)
 
     def log_prob(
         self,
@@ -215,6 +215,10 @@ class Flow(Part):
         x0, cond = self._begin(n, cond, generator)
         with self._mode(False):
             return self._solve(x0, times, cond, solver, generator)
+
+    def in_data_units(self, y: Tensor) -> Tensor:
+        """Points `(B, *event_shape)` at the data end, as a trajectory ends with, in the user's units."""
+        return y if self.transform is None else self.transform.inverse(y)
 
     def save(self, path: str | Path) -> None:
         """Write the flow to one file, whole or not at all: safetensors, with its parts described in JSON.

@@ -39,7 +39,7 @@ def sample_run(
     facts: dict[str, Any] = {"n": n, "out": str(out), "seed": seed}
     # One integration for the NFE and the samples both; a log-density needs its own, augmented one.
     solution = flow.trajectory(n, cond=label, solver=chosen, generator=generator)
-    x = solution.final if flow.transform is None else flow.transform.inverse(solution.final)
+    x = flow.in_data_units(solution.final)
     facts["nfe"] = solution.nfe.double().mean().item()
     densities = flow.log_prob(x, cond=label) if log_prob else None
     _write(x, densities, out)

@@ -123,6 +123,13 @@ def check_times(times: Sequence[float]) -> tuple[float, ...]:
     return times
 
 
+def check_steps(steps: int) -> int:
+    """`steps` itself, if it is a positive integer; otherwise an ArgumentError."""
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ArgumentError(f"steps is {steps!r}, expected a positive integer")
+    return steps
+
+
 def point_of(x: State) -> Tensor:
     """The point of a state, without the integrals beside it."""
     return x[0] if isinstance(x, tuple) else x

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 
 from fmkit.errors import ArgumentError
-from fmkit.solvers.base import Function, Solution, Solver, State, Watched, check_times, finished, widened
+from fmkit.solvers.base import Function, Solution, Solver, State, Watched, check_steps, check_times, finished, widened
 from fmkit.solvers.grids import HalvedGrid, TimeGrid, UniformGrid
 
 
@@ -39,9 +39,7 @@ class FixedStep(Solver):
 
     def __init__(self, steps: int = 100, grid: TimeGrid | None = None) -> None:
         super().__init__()
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ArgumentError(f"steps is {steps!r}, expected a positive integer")
-        self.steps = steps
+        self.steps = check_steps(steps)
         self.grid = UniformGrid() if grid is None else grid
 
     def init(self, x: State, generator: torch.Generator | None) -> Any:

@@ -16,7 +16,18 @@ import torch
 
 from fmkit.errors import ArgumentError, SolverError
 from fmkit.shapes import time_dtype
-from fmkit.solvers.base import Function, Solution, Solver, State, Watched, check_times, finished, point_of, widened
+from fmkit.solvers.base import (
+    Function,
+    Solution,
+    Solver,
+    State,
+    Watched,
+    check_steps,
+    check_times,
+    finished,
+    point_of,
+    widened,
+)
 from fmkit.solvers.grids import TimeGrid, UniformGrid
 
 
@@ -111,9 +122,7 @@ class FixedGrid(Solver):
 
     def __init__(self, steps: int = 100, grid: TimeGrid | None = None) -> None:
         super().__init__()
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ArgumentError(f"steps is {steps!r}, expected a positive integer")
-        self.steps = steps
+        self.steps = check_steps(steps)
         self.grid = UniformGrid() if grid is None else grid
 
     def solve(
