@@ -46,7 +46,8 @@ class Coupling(Part):
         Args:
             x0: `(B, *event)` source samples.
             x1: `(B, *event)` data samples.
-            cond0, cond1: conditions of either, or None.
+            cond0: conditions of x0, or None.
+            cond1: conditions of x1, or None.
             generator: the only randomness there is.
 
         Raises:

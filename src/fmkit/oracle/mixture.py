@@ -1,0 +1,130 @@
+"""A mixture of Gaussians, sum_k w_k N(mu_k, Sigma_k), kept as what the posterior needs of it.
+
+Sigma_k = A_k diag(variances_k) A_k^T with orthogonal axes A_k; where the components are round (Sigma_k = std_k² I) one
+variance each is enough, and there are no axes. A point is a component without width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fmkit.errors import ArgumentError
+from fmkit.shapes import check_finite, time_dtype
+
+
+class Mixture(torch.nn.Module):
+    """K Gaussian components over D numbers, in float64 whatever the precision of the module it is in.
+
+    Args and errors are those of `MixtureOracle`.
+
+    Attributes:
+        event_shape: of a sample; D is the number of its elements.
+        means: `(K, D)`.
+        log_weights: `(K,)`, of weights that sum to 1.
+        variances: `(K, D)` along the axes, or `(K, 1)` of round components.
+        axes: `(K, D, D)`, the eigenvectors of each covariance in its columns; None for round components.
+    """
+
+    means: Tensor
+    log_weights: Tensor
+    variances: Tensor
+    axes: Tensor | None
+
+    def __init__(
+        self,
+        means: Tensor | Sequence[Any],
+        weights: Tensor | Sequence[float] | None = None,
+        std: Tensor | Sequence[float] | float | None = None,
+        covariances: Tensor | Sequence[Sequence[Sequence[float]]] | None = None,
+    ) -> None:
+        super().__init__()
+        mu = _numbers("means", means)
+        if mu.ndim < 1 or mu.numel() == 0:
+            raise ArgumentError(f"means has shape {tuple(mu.shape)}, expected a non-empty (K, *event)")
+        self.event_shape = tuple(mu.shape[1:])
+        w = torch.ones(len(mu), dtype=mu.dtype) if weights is None else _numbers("weights", weights)
+        if w.shape != mu.shape[:1]:
+            raise ArgumentError(f"weights has shape {tuple(w.shape)}, expected ({len(mu)},): one for each component")
+        if not bool((w > 0).all()):
+            raise ArgumentError(f"weights has {w.min().item():g}, expected positive numbers")
+        if std is not None and covariances is not None:
+            raise ArgumentError("std and covariances are both given; a component has one covariance")
+        mu = mu.reshape(len(mu), -1)
+        if covariances is None:
+            variances, axes = _round(1.0 if std is None else std, len(mu)), None
+        else:
+            variances, axes = _eigen(_numbers("covariances", covariances), (*mu.shape, mu.shape[1]))
+        buffers = {"means": mu, "log_weights": torch.log(w / w.sum()), "variances": variances, "axes": axes}
+        for name, tensor in buffers.items():
+            self.register_buffer(name, tensor, persistent=False)  # made from the arguments, which are saved
+
+    def __len__(self) -> int:
+        return len(self.means)
+
+    @property
+    def dim(self) -> int:
+        """The number of elements of an event."""
+        return self.means.shape[1]
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """`(n, *event)` samples in float64, from `generator` alone, on the mixture's own device."""
+        if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
+            raise ArgumentError(f"n is {n!r}, expected a number of samples of at least 1")
+        device = self.means.device if generator is None else generator.device
+        k = torch.multinomial(self.log_weights.exp().to(device), int(n), replacement=True, generator=generator)
+        z = torch.randn(int(n), self.dim, generator=generator, dtype=self.means.dtype, device=device)
+        k, z = k.to(self.means.device), z.to(self.means.device)
+        away = self.variances[k].sqrt() * z
+        if self.axes is not None:
+            away = torch.einsum("nij,nj->ni", self.axes[k], away)
+        return (self.means[k] + away).reshape(-1, *self.event_shape)
+
+    def _apply(self, fn, recurse: bool = True):
+        # Moves with the device and stays float64, whatever the precision of the flow it is in.
+        kept = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
+        super()._apply(fn, recurse)
+        device = self.means.device
+        for name, buffer in kept.items():
+            self._buffers[name] = buffer.to(device, time_dtype(device))
+        return self
+
+
+def _numbers(name: str, value: Any) -> Tensor:
+    try:
+        tensor = torch.as_tensor(value, dtype=torch.float64).detach().clone()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ArgumentError(f"{name} is no array of numbers: {error}") from None
+    check_finite(tensor.reshape(-1), name)
+    return tensor
+
+
+def _round(std: Any, n: int) -> Tensor:
+    """`(K, 1)` variances of round components."""
+    std = _numbers("std", std)
+    if std.ndim and std.shape != (n,):
+        raise ArgumentError(f"std has shape {tuple(std.shape)}, expected ({n},): one for each component")
+    if not bool((std >= 0).all()):
+        raise ArgumentError(f"std has {std.min().item():g}, expected standard deviations >= 0")
+    return (std**2).expand(n)[:, None].contiguous()
+
+
+def _eigen(covariances: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Eigenvalues `(K, D)` and eigenvectors `(K, D, D)`; what rounding made of a zero is a zero again."""
+    if covariances.shape != shape:
+        raise ArgumentError(f"covariances has shape {tuple(covariances.shape)}, expected {shape}, as means has it")
+    for k, covariance in enumerate(covariances):
+        if not torch.allclose(covariance, covariance.T, rtol=1e-6, atol=1e-9 * covariance.abs().max().item()):
+            raise ArgumentError(f"covariance {k} is not symmetric")
+    values, axes = torch.linalg.eigh((covariances + covariances.mT) / 2)
+    largest = values.abs().amax(1, keepdim=True)
+    negative = (values < -1e-7 * largest).any(1)  # a covariance rounded to float32 may dip that far below 0
+    if bool(negative.any()):
+        k = int(negative.nonzero()[0])
+        raise ArgumentError(f"covariance {k} has eigenvalue {values[k, 0].item():g}, expected a covariance: all >= 0")
+    floor = shape[-1] * torch.finfo(values.dtype).eps * largest
+    return torch.where(values > floor, values, 0.0), axes
