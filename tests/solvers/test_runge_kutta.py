@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from fmkit.solvers import RK4, Euler, Heun, Midpoint, ShiftedGrid, UniformGrid
+from fmkit.solvers import RK3, RK4, Euler, Heun, Midpoint, ShiftedGrid, UniformGrid
 
-METHODS = [Euler, Midpoint, Heun, RK4]
-ORDER = {Euler: 1, Midpoint: 2, Heun: 2, RK4: 4}
-STAGES = {Euler: 1, Midpoint: 2, Heun: 2, RK4: 4}
+METHODS = [Euler, Midpoint, Heun, RK3, RK4]
+ORDER = {Euler: 1, Midpoint: 2, Heun: 2, RK3: 3, RK4: 4}
+STAGES = {Euler: 1, Midpoint: 2, Heun: 2, RK3: 3, RK4: 4}
 
 
 def bernoulli(t, x):

@@ -4,7 +4,7 @@ from fmkit.solvers.base import Function, Solution, Solver, State, Watched, advan
 from fmkit.solvers.fixed_step import FixedStep, twice
 from fmkit.solvers.grids import HalvedGrid, ListedGrid, ShiftedGrid, TimeGrid, UniformGrid
 from fmkit.solvers.multistep import AB2, AB3, AB4, AdamsBashforth
-from fmkit.solvers.runge_kutta import RK4, Euler, Heun, Midpoint, RungeKutta, Tableau, runge_kutta_step
+from fmkit.solvers.runge_kutta import RK3, RK4, Euler, Heun, Midpoint, RungeKutta, Tableau, runge_kutta_step
 from fmkit.solvers.scipy import DOP853, LSODA, Radau, Scipy
 from fmkit.solvers.sde import EulerMaruyama, HeunSDE, SDESolver
 from fmkit.solvers.torchdiffeq import (
@@ -31,6 +31,7 @@ __all__ = [
     "AB4",
     "DOP853",
     "LSODA",
+    "RK3",
     "RK4",
     "AdamsBashforth",
     "Adaptive",

@@ -57,6 +57,13 @@ class Heun(RungeKutta):
     tableau = Tableau((0.0, 1.0), ((), (1.0,)), (0.5, 0.5))
 
 
+class RK3(RungeKutta):
+    """Ralston's method of order 3, the steps of Bogacki and Shampine's pair: three evaluations a step."""
+
+    order = 3
+    tableau = Tableau((0.0, 0.5, 0.75), ((), (0.5,), (0.0, 0.75)), (2 / 9, 1 / 3, 4 / 9))
+
+
 class RK4(RungeKutta):
     """The classical Runge-Kutta method: order 4, four evaluations a step (torchdiffeq's `rk4` is the 3/8 rule)."""
 
