@@ -87,7 +87,7 @@ class FitsByGlobalDraws(Independent):
     ("coupling", "law"),
     [
         (Doubles(), {"marginals", "conditions"}),
-        (DoublesTheSource(), {"marginals"}),
+        (DoublesTheSource(), {"marginals", "conditions"}),
         (ReseedsNumpy(), {"seeds"}),
         (DrawsFromTheGlobal(), {"seeds", "prepare", "refuses"}),
         (SaysIndependent(), {"independent"}),

@@ -17,7 +17,7 @@ from fmkit.objectives import (
 )
 from fmkit.sources import Gaussian
 from fmkit.testing import check_objective
-from fmkit.testing.objectives import MEAN, STD, conditional_mean
+from fmkit.testing.objectives import MEAN, WIDE, conditional_mean
 
 
 def broken(objective):
@@ -131,7 +131,7 @@ class Average(Noise):
 def test_a_right_objective_passes(objective):
     report = check_objective(objective)
     report.raise_if_failed()
-    assert len(report.passed) == 6
+    assert {f.id for f in report.unchecked} == ({"objective.value"} if type(objective) is Noise else set())
 
 
 def test_a_network_of_another_form_is_not_checked():
@@ -146,7 +146,7 @@ def test_the_conditional_means_are_those_of_a_regression(seeded):
     """By least squares on samples: for Gaussians the conditional mean is the linear regression."""
     n, t = 400_000, 0.37
     x0, x1 = torch.randn(2, n, 1, generator=seeded(0), dtype=torch.float64)
-    x1 = MEAN + STD * x1
+    x1 = MEAN + WIDE * x1
     x = t * x1 + (1 - t) * x0
     design = torch.cat([torch.ones_like(x), x], 1)
     at = torch.tensor([[-1.0], [0.0], [2.0]], dtype=torch.float64)

@@ -124,8 +124,17 @@ class AnyTimes(Heun):
         return super().solve(f, x0, times if len(set(times)) > 1 and times == sorted(times) else ends)
 
 
-class StopsToLook(Bare):
-    """It spreads its steps over the stretches, so that an intermediate time moves the end."""
+class StopsToLook(Midpoint):
+    """It takes its steps anew in every stretch, so that an intermediate time moves the end."""
+
+    def solve(self, f, x0, times, *, generator=None):
+        found = super().solve(f, x0, times)
+        if len(times) == 2:
+            return found
+        x = x0
+        for a, b in itertools.pairwise(times):
+            x = super().solve(f, x, (a, b)).final
+        return dataclasses.replace(found, states=(*found.states[:-1], x))
 
 
 class DrawsFromTheGlobal(Heun):
@@ -163,7 +172,7 @@ class OneSeed(EulerMaruyama):
         (MixesRows(), "rows", {"end", "order", "reversible", "integrals", "between"}),
         (Single(), "dtype", {"order", "reversible", "end", "rows", "integrals", "between"}),
         (AnyTimes(), "times", {"order", "end", "reversible", "inside"}),
-        (StopsToLook(), "between", set()),
+        (StopsToLook(), "between", {"nfe"}),
         (DrawsFromTheGlobal(), "seeds", set()),
         (TooMuchNoise(), "marginals", set()),
         (ScoreForgotten(), "marginals", set()),
@@ -194,8 +203,8 @@ def test_a_right_solver_passes_however_it_is_set(solver):
 
 
 def test_a_solver_of_another_protocol_or_of_other_points_is_not_checked():
-    class Average(Euler):
-        reads = "average"
+    class Rates(Euler):
+        reads = "rates"
 
     class Triangles(Euler):
         def solve(self, f, x0, times, *, generator=None):
@@ -203,7 +212,7 @@ def test_a_solver_of_another_protocol_or_of_other_points_is_not_checked():
                 raise ArgumentError("two numbers, please")
             return super().solve(f, x0, times)
 
-    for solver, said in ((Average(), "it reads 'average'"), (Triangles(), "two numbers, please")):
+    for solver, said in ((Rates(), "it reads 'rates'"), (Triangles(), "two numbers, please")):
         report = check_solver(solver)
         assert not report.ok
         assert not report.failed

@@ -3,42 +3,79 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fmkit.couplings import Coupling
-from fmkit.errors import ArgumentError
+from fmkit.errors import ArgumentError, FmkitError
 from fmkit.sources import Gaussian
 from fmkit.testing.randomness import Globals, preserved, seeded, stir
 from fmkit.testing.report import Laws, Measured, NotChecked, Report, faults, refusals
 
 LAWS = Laws("coupling")
-SHAPES = ((24, 2), (9, 1), (8, 2, 3), (1, 2))
+SHAPES = ((24, 2), (9, 1), (8, 2, 3), (1, 2), (131, 2))
+
+Conditions = tuple[Tensor | None, Tensor | None]
+Pairs = tuple[Tensor, Tensor]
+
+
+def _labels(n: int) -> Tensor:
+    return torch.arange(n) % 3
+
+
+def _vectors(n: int) -> Tensor:
+    return torch.randn(n, 4, generator=seeded(3))
+
+
+# What may be known of either side: none, one, or both; classes, or vectors.
+KNOWN: dict[str, Callable[[int], Conditions]] = {
+    "no conditions": lambda n: (None, None),
+    "labels of x1": lambda n: (None, _labels(n)),
+    "labels of both": lambda n: (_labels(n).flip(0), _labels(n)),
+    "vectors of x1": lambda n: (None, _vectors(n)),
+    "labels of x0 and vectors of x1": lambda n: (_labels(n), _vectors(n)),
+}
 
 
 @dataclass
 class Trial:
-    """A coupling, and copies of it prepared for batches of a shape."""
+    """A coupling, copies of it prepared for batches of a shape, and the conditions it cannot do without."""
 
     coupling: Coupling
+    known: str = "no conditions"
 
     @staticmethod
     @preserved()
     def of(coupling: Coupling) -> Trial:
+        """Without conditions, or else with the first kind of conditions that it takes."""
         if not isinstance(coupling, Coupling):
             raise ArgumentError(f"got a {type(coupling).__name__}, expected a Coupling")
+        for known in KNOWN:
+            try:
+                trial = Trial(coupling, known)
+                trial.pair(trial.prepared(SHAPES[0]), *trial.batches(SHAPES[0]))
+                return trial
+            except FmkitError:
+                continue
+            except Exception:  # the laws will tell
+                return trial
         return Trial(coupling)
 
-    def batches(self, shape: tuple[int, ...], seed: int = 0) -> tuple[Tensor, Tensor]:
+    def batches(self, shape: tuple[int, ...], seed: int = 0) -> Pairs:
         x0, x1 = torch.randn(2, *shape, generator=seeded(seed))
         return x0, x1 + 0.5
+
+    def pair(self, coupling: Coupling, x0: Tensor, x1: Tensor, seed: int = 0, known: str = "") -> Pairs:
+        cond0, cond1 = KNOWN[known or self.known](len(x1))
+        return coupling.pair(x0, x1, cond0, cond1, generator=seeded(seed))
 
     def prepared(self, shape: tuple[int, ...]) -> Coupling:
         coupling = copy.deepcopy(self.coupling)
         with preserved():  # its own law watches the generators
-            list(coupling.prepare(Gaussian(), self.batches(shape)[1], seed=0))
+            list(coupling.prepare(Gaussian(), self.batches(shape)[1], KNOWN[self.known](shape[0])[1], seed=0))
         return coupling
 
 
@@ -62,7 +99,11 @@ def _indices(trial: Trial) -> Measured:
     wrong = []
     for shape in SHAPES:
         x0, x1 = trial.batches(shape)
-        for name, i in zip(("i0", "i1"), trial.prepared(shape).pair(x0, x1, generator=seeded(0)), strict=True):
+        found = trial.pair(trial.prepared(shape), x0, x1)
+        if not isinstance(found, tuple) or len(found) != 2:
+            what = f"{len(found)} things" if isinstance(found, tuple | list) else f"a {type(found).__name__}"
+            return faults([f"pair returned {what}, expected (i0, i1)"])
+        for name, i in zip(("i0", "i1"), found, strict=True):
             if not isinstance(i, Tensor) or i.dtype != torch.int64 or i.device != x1.device:
                 wrong.append(f"{name} is {getattr(i, 'dtype', type(i).__name__)}, expected int64 on {x1.device}")
             elif i.shape != x1.shape[:1]:
@@ -72,80 +113,116 @@ def _indices(trial: Trial) -> Measured:
     return faults(wrong)
 
 
-@LAWS("marginals", "a coupling keeps its marginals: every row of x1 once, every row of x0 once on average")
+@LAWS("marginals", "a coupling keeps its marginals: every row of x1 once, every row of x0 once on average", ["indices"])
 def _marginals(trial: Trial) -> Measured:
-    wrong = []
     for shape in SHAPES:
-        coupling, (x0, x1), draws = trial.prepared(shape), trial.batches(shape), 64
-        uses = []
-        for seed in range(draws):
-            i0, i1 = coupling.pair(x0, x1, generator=seeded(seed))
-            for name, i in (("x1", i1),):
-                count = torch.bincount(i, minlength=len(x1))
-                if bool((count != 1).any()):
-                    row = int((count - 1).abs().argmax())
-                    wrong.append(f"row {row} of {name} is used {int(count[row])} times for batches of shape {shape}")
-            uses.append(torch.bincount(i0, minlength=len(x0)).double())
-            if wrong:
-                return faults(wrong)
-        mean, spread = torch.stack(uses).mean(0), torch.stack(uses).std(0) / draws**0.5
-        far = (mean - 1).abs() - 5 * spread
-        if bool((far > 1e-9).any()):
-            row = int(far.argmax())
-            wrong.append(
-                f"row {row} of x0 is used {mean[row].item():.3g} times on average for batches of shape {shape}"
+        coupling, (x0, x1) = trial.prepared(shape), trial.batches(shape)
+        draws = 64 if shape[0] < 100 else 4
+        shown = f"for batches of shape {shape}"
+        fixed = [trial.pair(coupling, x0, x1, seed) for seed in range(draws)]
+        fresh = [trial.pair(coupling, *trial.batches(shape, seed), seed) for seed in range(1, draws)]
+        tied = [trial.pair(coupling, x0[_labels(len(x0))], x1[_labels(len(x1))], seed) for seed in range(2)]
+        wrong = (
+            (_on_average(fixed, shown) if draws > 32 else "")
+            or _each(fixed + fresh, shown)
+            or _each(tied, f"{shown} with equal rows")
+        )
+        if wrong:
+            return faults([wrong])
+    return faults([])
+
+
+def _each(draws: list[Pairs], shown: str) -> str:
+    """What is wrong with single draws: a row of x1 not used once; or of x0, where other draws use each once."""
+    n = len(draws[0][1])
+    every = torch.arange(n)
+    for _, i1 in draws:
+        if not torch.equal(i1.sort().values, every):
+            row, times = _worst(torch.bincount(i1, minlength=n).double())
+            return f"row {row} of x1 is used {times:.0f} times {shown}" + (
+                "" if len(i1) == n else f", of {n} pairs {len(i1)}"
             )
-    return faults(wrong)
+    once = [torch.equal(i0.sort().values, every) for i0, _ in draws]
+    if n > 7 and sum(once) > len(once) / 2 and not all(once):  # no draws with replacement do that by chance
+        row, times = _worst(torch.bincount(draws[once.index(False)][0], minlength=n).double())
+        return f"row {row} of x0 is used {times:.0f} times in {len(once) - sum(once)} of {len(once)} draws {shown}"
+    return ""
 
 
-@LAWS("conditions", "conditions are accepted, and samples and conditions are left as they were")
+def _on_average(draws: list[Pairs], shown: str) -> str:
+    """What is wrong with the draws together: a row of x0 that is used more or less often than once."""
+    uses = torch.stack([torch.bincount(i0, minlength=len(i1)).double() for i0, i1 in draws if len(i0) == len(i1)])
+    far = (uses.mean(0) - 1).abs() - 5 * uses.std(0) / len(draws) ** 0.5
+    if not bool((far > 1e-9).any()):
+        return ""
+    row = int(far.argmax())
+    return f"row {row} of x0 is used {uses.mean(0)[row].item():.3g} times on average {shown}"
+
+
+def _worst(uses: Tensor) -> tuple[int, float]:
+    row = int((uses - 1).abs().argmax())
+    return row, uses[row].item()
+
+
+@LAWS("conditions", "conditions are accepted, and samples and conditions are left as they were", ["indices"])
 def _conditions(trial: Trial) -> Measured:
-    x0, x1 = trial.batches((24, 2))
-    labels, vectors = torch.arange(24) % 3, torch.randn(24, 4, generator=seeded(3))
-    given = [x0, x1, labels, vectors]
-    kept = [g.clone() for g in given]
-    coupling = trial.prepared((24, 2))
-    wrong = []
-    for cond0, cond1 in ((None, labels), (labels, vectors)):
-        i0, i1 = coupling.pair(x0, x1, cond0, cond1, generator=seeded(0))
-        if not i0.shape == i1.shape == (24,) or sorted(i1.tolist()) != list(range(24)):
-            wrong.append("with conditions the pairs do not hold every row of x1 once, so conditions are lost")
-        for name, now, before in zip(("x0", "x1", "labels", "conditions"), given, kept, strict=True):
-            if not torch.equal(now, before):
-                wrong.append(f"{name} were changed in place")
-    return faults(sorted(set(wrong)))
+    n = 24
+    x0, x1 = trial.batches((n, 2))
+    coupling, wrong, refused = trial.prepared((n, 2)), [], []
+    for known, conditions in list(KNOWN.items())[1:]:
+        given = {"x0": x0.clone(), "x1": x1.clone()}
+        given |= {f"cond{i}": c for i, c in enumerate(conditions(n)) if c is not None}
+        kept, cond = {name: value.clone() for name, value in given.items()}, [given.get(f"cond{i}") for i in (0, 1)]
+        try:
+            draws = [coupling.pair(given["x0"], given["x1"], *cond, generator=seeded(0))]
+            wrong += [f"{name} was changed in place" for name in given if not torch.equal(given[name], kept[name])]
+            draws += [coupling.pair(given["x0"], given["x1"], *cond, generator=seeded(seed)) for seed in range(1, 40)]
+        except FmkitError as error:  # it may want conditions of another kind
+            refused.append(f"{known} are refused: {error}")
+            continue
+        if any(len(pair) != 2 or any(i.shape != (n,) for i in pair) for pair in draws):
+            wrong.append(f"with {known} the pairs are not {n} indices of either")
+        elif said := _each(draws, f"with {known}") or _on_average(draws, f"with {known}"):
+            wrong.append(said)
+    return faults(refused if len(refused) == len(KNOWN) - 1 else sorted(set(wrong)))
 
 
-@LAWS("seeds", "the generator is the only randomness there is")
+@LAWS("seeds", "the generator is the only randomness there is", ["indices"])
 def _seeds(trial: Trial) -> Measured:
     x0, x1 = trial.batches((24, 2))
     coupling, before = trial.prepared((24, 2)), Globals()
-    first = coupling.pair(x0, x1, generator=seeded(1))
+    first = trial.pair(coupling, x0, x1, 1)
     wrong = before.touched()
     stir(1)
-    again = coupling.pair(x0, x1, generator=seeded(1))
+    again = trial.pair(coupling, x0, x1, 1)
     if not all(torch.equal(a, b) for a, b in zip(first, again, strict=True)):
         wrong.append("two pairings from one seed differ")
     return faults(wrong)
 
 
-@LAWS("prepare", "prepare tells its progress from 0 to 1, is seeded by its argument, and touches no global generator")
+@LAWS(
+    "prepare",
+    "prepare tells its progress from 0 to 1, is seeded by its argument, and touches no global generator",
+    ["seeds"],
+)
 def _prepare(trial: Trial) -> Measured:
     (x0, x1), wrong, pairings = trial.batches((24, 2)), [], []
     for seed in range(2):
         coupling, before = copy.deepcopy(trial.coupling), Globals()
-        progress = list(coupling.prepare(Gaussian(), x1, seed=0))
+        progress = list(coupling.prepare(Gaussian(), x1, KNOWN[trial.known](len(x1))[1], seed=0))
         wrong += before.touched()
         if any(not 0 <= p <= 1 for p in progress) or progress != sorted(progress):
             wrong.append("progress does not rise within [0, 1]")
-        pairings.append(coupling.pair(x0, x1, generator=seeded(1)))
+        if not torch.equal(x1, trial.batches((24, 2))[1]):
+            return faults(["x1 was changed in place"])
+        pairings.append(trial.pair(coupling, x0, x1, 1))
         stir(seed)
     if not all(torch.equal(a, b) for a, b in zip(*pairings, strict=True)):
         wrong.append("two preparations from one seed pair differently")
     return faults(sorted(set(wrong)))
 
 
-@LAWS("independent", "a coupling that says it is independent does not look at the samples")
+@LAWS("independent", "a coupling that says it is independent does not look at the samples", ["seeds"])
 def _independent(trial: Trial) -> Measured:
     if not trial.coupling.independent:
         raise NotChecked("it does not say that it is independent")
@@ -154,11 +231,15 @@ def _independent(trial: Trial) -> Measured:
 
 def _blind(trial: Trial) -> bool:
     coupling = trial.prepared((24, 2))
-    pairings = [coupling.pair(*trial.batches((24, 2), seed), generator=seeded(1)) for seed in range(4)]
+    pairings = [trial.pair(coupling, *trial.batches((24, 2), seed), 1) for seed in range(4)]
     return all(torch.equal(a, b) for p in pairings[1:] for a, b in zip(pairings[0], p, strict=True))
 
 
-@LAWS("refuses", "empty, unequal and non-finite batches are refused (the last by couplings that look at values)")
+@LAWS(
+    "refuses",
+    "empty, unequal and non-finite batches are refused (the last by couplings that look at values)",
+    ["indices"],
+)
 def _refuses(trial: Trial) -> Measured:
     x0, x1 = trial.batches((24, 2))
     coupling, spoilt = trial.prepared((24, 2)), x0.clone()
@@ -171,6 +252,6 @@ def _refuses(trial: Trial) -> Measured:
             "infinity in x0": (spoilt.nan_to_num(torch.inf), x1),
         }
     return refusals(
-        (name, lambda c=case: coupling.pair(*c, generator=seeded(0)))  # type: ignore[misc]
+        (name, lambda c=case: trial.pair(coupling, *c))  # type: ignore[misc]
         for name, case in cases.items()
     )

@@ -17,6 +17,7 @@ from fmkit.testing.problems import Problem, logistic, sphere
 from fmkit.testing.randomness import preserved, seeded
 from fmkit.testing.report import NotChecked
 
+READS = ("velocity", "stochastic", "average")  # the protocols that the kit can speak
 STEPS = 40  # for a solver whose number of steps is free
 
 
@@ -29,11 +30,13 @@ class Watch:
     rows: int = 0
     calls: int = 0
 
-    def __call__(self, t: Any, state: Any) -> Any:
+    def __call__(self, *arguments: Any) -> Any:
+        *times, state = arguments
         self.calls += 1
         self.rows += len(state[0] if isinstance(state, tuple) else state)
-        self.times += torch.as_tensor(t, dtype=torch.float64).reshape(-1).tolist()
-        return self.f(t, state)
+        for t in times:
+            self.times += torch.as_tensor(t, dtype=torch.float64).reshape(-1).tolist()
+        return self.f(*arguments)
 
 
 @dataclass
@@ -53,7 +56,7 @@ class Trial:
             raise ArgumentError(f"got a {type(solver).__name__}, expected a Solver")
         if problem is not None:
             return Trial(solver, problem, False)
-        if solver.reads not in ("velocity", "stochastic"):
+        if solver.reads not in READS:
             return Trial(solver, logistic(), True, f"it reads {solver.reads!r}, which the kit has no problem for")
         refused = []
         for candidate, standard in ((logistic(), True), (sphere(), False)):
@@ -90,7 +93,16 @@ class Trial:
     def stepped(self) -> bool:
         return "steps" in parameters_of(type(self.solver))
 
-    def f(self, slope: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    @property
+    def averaging(self) -> bool:
+        return self.solver.reads == "average"
+
+    @property
+    def rhs(self) -> Callable[..., Any]:
+        """The problem's right-hand side, of one time or of two."""
+        return self.problem.average if self.averaging else self.problem.field
+
+    def f(self, slope: Callable[..., Any]) -> Callable[..., Any]:
         """`slope` in the protocol that the solver reads, without noise."""
         if not self.stochastic:
             return slope
@@ -103,7 +115,7 @@ class Trial:
     def solve(
         self, x0: Any, times: Sequence[float] = (0.0, 1.0), solver: Solver | None = None, slope: Any = None
     ) -> Solution:
-        f = self.f(self.problem.field if slope is None else slope)
+        f = self.f(self.rhs if slope is None else slope)
         return (solver or self.solver).solve(f, x0, times, generator=seeded(0))
 
     def remade(self, **changed: Any) -> Solver:
@@ -116,6 +128,39 @@ class Trial:
         if missing := sorted(set(changed) - set(parameters_of(cls))):
             raise NotChecked(f"{cls.__name__} has no parameter {' or '.join(missing)}")
         return cls(**{**self.solver.arguments, **changed})
+
+    def refinements(self, claimed: float) -> list[tuple[int, Solver]]:
+        """The solver with ever more steps, and how many (or how many times as many), if there is a way to ask for them.
+
+        The argument is `steps`, or any number of which twice (or half) makes twice as many evaluations.
+
+        Raises:
+            NotChecked: if it cannot be made with other numbers of steps.
+        """
+        counts = (40, 80, 160, 320) if claimed < 3 else (20, 40, 80) if claimed < 6 else (6, 12, 24)
+        if self.stepped:
+            try:
+                return [(n, self.remade(steps=n)) for n in counts]
+            except FmkitError as error:
+                raise NotChecked(f"it cannot be made with other numbers of steps ({error})") from error
+        calls = self._calls(self.solver)
+        for name, parameter in parameters_of(type(self.solver)).items():
+            value = self.solver.arguments.get(name, parameter.default)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            factors = (1, 2, 4, 8) if isinstance(value, int) else (1, 0.5, 0.25, 0.125)
+            try:
+                tries = [(2**i, self.remade(**{name: value * k})) for i, k in enumerate(factors)]
+                if all(0.9 < self._calls(s) / (k * calls) < 1.1 for k, s in tries[1:]):
+                    return tries
+            except Exception:  # not an argument that can be scaled
+                continue
+        return []
+
+    def _calls(self, solver: Solver) -> int:
+        watch = Watch(self.rhs)
+        self.solve(self.x0, (0.0, 1.0), solver, watch)
+        return watch.calls
 
     def error(self, solver: Solver, backward: bool = False) -> float:
         """The greatest error at the end."""

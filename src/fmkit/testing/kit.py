@@ -85,18 +85,20 @@ def parametrize_with_checks(
                 pytest.mark.xfail(reason=expected[law.id], raises=LawBroken, strict=True) if law.id in expected else ()
             )
             name = f"{type(part).__name__}-{number}-{law.id}"
-            cases.append(pytest.param(_bound(law, part, trial_of, options), marks=strict, id=name))
+            cases.append(pytest.param(_bound(laws, law, part, trial_of, options), marks=strict, id=name))
     for name in expected:
         if name not in seen:
             raise ArgumentError(f"{name!r} is no check of these parts{did_you_mean(name, seen)}")
     return pytest.mark.parametrize("check", cases)
 
 
-def _bound(law: Check, part: Part, trial_of: Callable[..., Any], options: Mapping[str, Any]) -> Callable[[], Finding]:
+def _bound(
+    laws: Laws, law: Check, part: Part, trial_of: Callable[..., Any], options: Mapping[str, Any]
+) -> Callable[[], Finding]:
     """A call that raises where the law is broken, and skips the test where it cannot be tried."""
 
     def run() -> Finding:
-        finding = law.run(trial_of(part, **options))
+        finding = laws.findings(trial_of(part, **options), law.id)[-1]
         if finding.status == UNCHECKED:
             import pytest
 

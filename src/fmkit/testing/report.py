@@ -91,11 +91,13 @@ class Check:
         id: its name, as "path.velocity".
         law: the law in words.
         measure: from the trial to what was measured; it may raise `NotChecked`.
+        needs: checks of laws without which this one says nothing: while one of them is broken it is not tried.
     """
 
     id: str
     law: str
     measure: Callable[[Any], Measured]
+    needs: tuple[str, ...] = ()
 
     def run(self, trial: Any) -> Finding:
         """Measure. An error counts as a law broken; the global random generators are left as they were."""
@@ -111,25 +113,50 @@ class Check:
         where = f", {got.where}" if got.where else ""
         return Finding(self.id, self.law, status, float(got.value), float(got.bound), f"{got.what} @{where}")
 
+    def after(self, broken: str) -> Finding:
+        """What is said instead of measuring while a law that this one needs is broken."""
+        return Finding(self.id, self.law, UNCHECKED, said=f"{broken} is broken, and has to be repaired first")
+
 
 @dataclass
 class Laws:
-    """The laws of one kind, in the order they are checked; `laws(name, sentence)` decorates a measuring function."""
+    """The laws of one kind, in the order they are checked; `laws(name, sentence)` decorates a measuring function.
+
+    A law that `needs` others comes after them.
+    """
 
     kind: str
     checks: list[Check] = field(default_factory=list)
 
-    def __call__(self, name: str, law: str) -> Callable[[Callable[[Any], Measured]], Callable[[Any], Measured]]:
+    def __call__(
+        self, name: str, law: str, needs: Sequence[str] = ()
+    ) -> Callable[[Callable[[Any], Measured]], Callable[[Any], Measured]]:
         def add(measure: Callable[[Any], Measured]) -> Callable[[Any], Measured]:
-            self.checks.append(Check(f"{self.kind}.{name}", law, measure))
+            needed = tuple(f"{self.kind}.{other}" for other in needs)
+            self.checks.append(Check(f"{self.kind}.{name}", law, measure, needed))
             return measure
 
         return add
 
+    def findings(self, trial: Any, only: str | None = None) -> list[Finding]:
+        """Every law measured on a trial, or one (the last returned) with those it needs."""
+        found: dict[str, Finding] = {}
+        broken: dict[str, str] = {}  # by a check's name, the law that has to hold first
+        for check in self.checks:
+            if only is None or check.id == only or check.id in self._needed(only):
+                first = next((broken[n] for n in check.needs if n in broken), None)
+                found[check.id] = check.run(trial) if first is None else check.after(first)
+                if first is not None or found[check.id].status == FAILED:
+                    broken[check.id] = first or check.id
+        return list(found.values())
+
+    def _needed(self, name: str) -> set[str]:
+        check = next(c for c in self.checks if c.id == name)
+        return {other for need in check.needs for other in (need, *self._needed(need))}
+
     def report(self, part: Any, trial: Any) -> Report:
         """Every law of the kind, measured on a trial of `part`."""
-        name = type(part).__name__
-        return Report(name, self.kind, tuple(check.run(trial) for check in self.checks))
+        return Report(type(part).__name__, self.kind, tuple(self.findings(trial)))
 
 
 @dataclass(frozen=True)
