@@ -128,15 +128,24 @@ def load_layers(base: Mapping[str, Any], file: Path | None, words: Sequence[str]
         layers.merge(values, lambda key: f"{file}, line {line(key)}")
     # Names first: `path.beta_max=5 path.name=vp` means the same in either order.
     for word in sorted(words, key=lambda w: not _is_name(w)):
-        key, equals, text = word.partition("=")
-        if not equals or not key or not all(key.split(".")):
-            raise ConfigError(f"{word!r} is no key=value, as trainer.steps=2000")
-        try:
-            value = _yaml("safe").load(text) if text else None
-        except YAMLError:
-            raise ConfigError(f"got {text!r}, which is no YAML value", key) from None
+        key, value = read_word(word)
         layers.merge({key: value} if not isinstance(value, Mapping) else _nest(key, value), lambda _, w=word: f"{w!r}")
     return layers
+
+
+def read_word(word: str) -> tuple[str, Any]:
+    """The dotted key of a `key=value`, and the value as YAML reads it.
+
+    Raises:
+        ConfigError: if it is none, or the value is no YAML.
+    """
+    key, equals, text = word.partition("=")
+    if not equals or not key or not all(key.split(".")):
+        raise ConfigError(f"{word!r} is no key=value, as trainer.steps=2000")
+    try:
+        return key, _yaml("safe").load(text) if text else None
+    except YAMLError:
+        raise ConfigError(f"got {text!r}, which is no YAML value", key) from None
 
 
 def read_file(path: Path) -> tuple[dict[str, Any], Any]:

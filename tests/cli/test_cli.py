@@ -250,6 +250,10 @@ def test_plugins_check_names_the_law(tmp_path, monkeypatch, capsys):
     assert run("plugins", "check", "condot", "--json") == 0
     rows = json.loads(capsys.readouterr().out)
     assert all(row["status"] != "failed" for row in rows)
+    assert run("plugins", "check", "icfm", "sigma=0.3") == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("fmkit/icfm (paths): ")
+    assert run("plugins", "check", "icfm", "sigma=-1") == 2
+    assert "sigma is -1" in capsys.readouterr().err
     info = tmp_path / "wrong_fm-0.1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: wrong-fm\nVersion: 0.1\n")
@@ -265,7 +269,13 @@ def test_plugins_check_names_the_law(tmp_path, monkeypatch, capsys):
     fmkit.registry.refresh()
     try:
         assert run("plugins", "check", "wrong-fm/off") == 1
-        assert "velocity" in capsys.readouterr().out
+        broken = [line for line in capsys.readouterr().out.splitlines() if " BROKEN: " in line]
+        assert [line.split()[0] for line in broken] == ["path.velocity", "path.continuity", "path.rates"]
+        assert "relative error 0.0" in broken[0]
+        assert run("plugins", "check", "--package", "wrong-fm", "--json") == 1
+        rows = json.loads(capsys.readouterr().out)
+        assert {row["part"] for row in rows} == {"wrong-fm/off"}
+        assert "path.velocity" in [row["id"] for row in rows if row["status"] == "failed"]
     finally:
         monkeypatch.undo()
         fmkit.registry.refresh()

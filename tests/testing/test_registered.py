@@ -5,7 +5,7 @@ import json
 import pytest
 
 from fmkit import registry
-from fmkit.cli.check import check_named, ok, show
+from fmkit.cli.check import arguments_of, check_all, check_named, check_words, ok, show
 from fmkit.errors import ArgumentError, ConfigError, RegistryError
 
 EVERY = [
@@ -54,3 +54,39 @@ def test_what_has_no_laws_or_no_name_is_refused():
         check_named("datasets/moons")
     with pytest.raises(RegistryError, match="no part named 'condott' is installed; did you mean 'condot'"):
         check_named("condott")
+
+
+def test_words_are_names_and_arguments_for_one():
+    assert arguments_of(["path.sigma=0.3", "path=icfm", "std=[1, 2]"]) == {
+        "path": {"name": "icfm", "sigma": 0.3},
+        "std": [1, 2],
+    }
+    ((named, rows),) = check_words(["mixture-oracle", "means=[[-1.0], [2.0]]", "path=icfm", "path.sigma=0.3"])
+    assert named
+    assert ok(rows)
+    assert [rows[0]["part"] for _, rows in check_words(["condot", "vp"])] == ["fmkit/condot", "fmkit/vp"]
+    for words, options, said in (
+        ([], {}, "name a part"),
+        (["condot", "vp", "sigma=1"], {}, "sigma cannot be for 2 parts"),
+        (["condot"], {"everything": True}, "'condot' is not wanted beside --all"),
+        (["condot", "=3"], {}, "'=3' is no key=value"),
+        (["condot", "a=[1"], {}, "no YAML value"),
+        ([], {"package": "fmkitt"}, "no package 'fmkitt' provides parts; did you mean 'fmkit'"),
+    ):
+        with pytest.raises((ArgumentError, ConfigError, RegistryError), match=said):
+            list(check_words(words, **options))
+
+
+def test_a_package_is_checked_part_by_part_and_what_it_lacks_is_said(monkeypatch):
+    ours = [registry.find("fmkit.couplings", name) for name in ("independent", "pairs")]
+    lacking = registry.find("fmkit.fields", "module")
+    unlike = registry.find("fmkit.datasets", "moons")
+    broken = registry.Entry("fmkit.paths", "gone", "no_such_module:Path", "fmkit", "1.0")
+    monkeypatch.setattr(registry, "entries", lambda group=None: [*ours, lacking, unlike, broken])
+    found = list(check_all("fmkit"))
+    assert [rows[0]["part"] for rows in found] == ["fmkit/independent", "fmkit/pairs", "fmkit/module", "fmkit/gone"]
+    assert [ok(rows, named=False) for rows in found] == [True, True, True, False]
+    assert "needs module: " in found[2][0]["line"]
+    assert "hand it over as module=VALUE" in found[2][0]["line"]
+    assert not ok(found[2])
+    assert "cannot be imported" in show(found[3])

@@ -122,14 +122,25 @@ def plugins_info(
 
 @plugins.command("check")
 def plugins_check(
-    name: Annotated[str, typer.Argument(help="As vp, paths/vp, or package/name.")], as_json: Json = False
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]... [KEY=VALUE]...", help="As vp, paths/vp, or package/name; icfm sigma=0.3."),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every part that has laws.")] = False,
+    package: Annotated[str | None, typer.Option(help="Every part of one package that has laws.")] = None,
+    as_json: Json = False,
 ) -> None:
-    """Try the laws of its kind on a part; ends with 1 if one is broken, or none could be checked."""
-    from fmkit.cli.check import check_named, ok, show
+    """Try the laws of its kind on a part; ends with 1 if one is broken, or of a part named none could be checked."""
+    from fmkit.cli.check import check_words, ok, show
 
-    rows = check_named(name)
-    _answer(rows) if as_json else typer.echo(show(rows))
-    if not ok(rows):
+    rows = []
+    for named, findings in check_words(words or [], everything, package):
+        rows.append((named, findings))
+        if not as_json:
+            typer.echo(show(findings))
+    if as_json:
+        _answer([row for _, findings in rows for row in findings])
+    if not all(ok(findings, named) for named, findings in rows):
         raise typer.Exit(1)
 
 

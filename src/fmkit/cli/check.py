@@ -1,14 +1,15 @@
-"""`fmkit plugins check`: a registered part, built with its defaults, under the laws of its kind."""
+"""`fmkit plugins check`: registered parts under the laws of their kinds, built with their defaults or as told."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from fmkit import registry
 from fmkit.cli.plugins import _find
-from fmkit.errors import ArgumentError, FmkitError
+from fmkit.config import read_word
+from fmkit.errors import ArgumentError, FmkitError, PluginLoadError, RegistryError, did_you_mean
 
 # What the kit may fill in by itself: the shape of the points it draws.
 SUPPLIED = {"event_shape": (3,)}
@@ -32,17 +33,64 @@ def check_named(name: str, arguments: Mapping[str, Any] | None = None) -> list[d
         ArgumentError: if there are no laws for its kind, or it needs arguments that cannot be guessed: which they are.
         ConfigError: if an argument given does not fit.
     """
+    return _check(_find(name), arguments or {})
+
+
+def _check(entry: registry.Entry, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
     from fmkit import testing
 
-    entry = _find(name)
     cls = entry.load()
     if not (inspect.isclass(cls) and testing.has_kit(cls)):
         raise ArgumentError(
             f"there are no laws for {entry.label}; paths, solvers, fields, couplings and objectives have some"
         )
-    report = testing.check(_build(entry, arguments or {}, DEPTH))
+    report = testing.check(_build(entry, arguments, DEPTH))
     label = {"part": entry.qualified, "kind": entry.kind}
     return [{**label, **finding.as_dict()} for finding in report.findings]
+
+
+def arguments_of(words: Iterable[str]) -> dict[str, Any]:
+    """Constructor arguments from `key=value` words, as `sigma=0.3 path=vp path.beta_max=10`.
+
+    Raises:
+        ConfigError: for a word that is no `key=value`.
+    """
+    found: dict[str, Any] = {}
+    for key, value in sorted(map(read_word, words), key=lambda pair: pair[0].count(".")):
+        *parents, last = key.split(".")
+        inner = found
+        for parent in parents:
+            known = inner.get(parent)
+            inner[parent] = inner = dict(known) if isinstance(known, Mapping) else {"name": known} if known else {}
+        inner[last] = value
+    return found
+
+
+def check_all(package: str | None = None) -> Iterator[list[dict[str, Any]]]:
+    """The findings about every registered part that has laws, or every one of a package, part by part.
+
+    A part that cannot be built without arguments has one row, not checked; one that cannot be imported, a failed one.
+
+    Raises:
+        RegistryError: if the package provides no parts.
+    """
+    from fmkit import testing
+
+    everyone = registry.entries()
+    owners = {entry.package for entry in everyone}
+    if package is not None and package.replace("_", "-").lower() not in owners:
+        raise RegistryError(f"no package {package!r} provides parts{did_you_mean(package, owners)}")
+    for entry in everyone:
+        if package is not None and entry.package != package.replace("_", "-").lower():
+            continue
+        row = {"part": entry.qualified, "kind": entry.kind, "id": "made", "law": "it can be made with its defaults"}
+        try:
+            cls = entry.load()
+            if inspect.isclass(cls) and testing.has_kit(cls):
+                yield _check(entry, {})
+        except FmkitError as error:
+            status = "failed" if isinstance(error, PluginLoadError) else "unchecked"
+            yield [{**row, "status": status, "measured": None, "bound": None, "line": str(error)}]
 
 
 def _build(entry: registry.Entry, arguments: Mapping[str, Any], depth: int) -> Any:
@@ -61,8 +109,9 @@ def _build(entry: registry.Entry, arguments: Mapping[str, Any], depth: int) -> A
             shown = inspect.formatannotation(parameter.annotation)
             lacking.append(name if parameter.annotation is parameter.empty else f"{name}: {shown}")
     if lacking:
+        first = lacking[0].partition(":")[0]
         raise ArgumentError(
-            f"{entry.label} needs {', '.join(lacking)}; hand the argument over, or use fmkit.testing from Python"
+            f"{entry.label} needs {', '.join(lacking)}; hand it over as {first}=VALUE, or use fmkit.testing from Python"
         )
     return specs.build_class(cls, values, entry.qualified, specs.Context())
 
@@ -90,9 +139,37 @@ def _any_of(annotation: Any, depth: int) -> Any:
     return None
 
 
-def ok(rows: list[dict[str, Any]]) -> bool:
-    """Whether some law was checked and none is broken."""
-    return any(r["status"] == "passed" for r in rows) and not any(r["status"] == "failed" for r in rows)
+def check_words(
+    words: Iterable[str], everything: bool = False, package: str | None = None
+) -> Iterator[tuple[bool, list[dict[str, Any]]]]:
+    """The findings about each part, in turn, and whether it was asked for by its name.
+
+    Args:
+        words: names, and `key=value` arguments for a single one.
+        everything: every registered part instead.
+        package: every part of this package instead.
+
+    Raises:
+        ArgumentError: for no name at all, or arguments for several parts; otherwise as `check_named` and `check_all`.
+    """
+    names = [word for word in words if "=" not in word]
+    arguments = arguments_of(word for word in words if "=" in word)
+    if everything or package is not None:
+        if names or arguments:
+            raise ArgumentError(f"{(names or list(arguments))[0]!r} is not wanted beside --all or --package")
+        yield from ((False, rows) for rows in check_all(package))
+        return
+    if not names:
+        raise ArgumentError("name a part, as vp or my-package/my-path; or ask for --all or --package NAME")
+    if arguments and len(names) > 1:
+        raise ArgumentError(f"{', '.join(arguments)} cannot be for {len(names)} parts; check them one at a time")
+    yield from ((True, check_named(name, arguments)) for name in names)
+
+
+def ok(rows: list[dict[str, Any]], named: bool = True) -> bool:
+    """Whether none is broken; and of a part asked for by its name, whether some law was checked."""
+    held = any(r["status"] == "passed" for r in rows) or not named
+    return held and not any(r["status"] == "failed" for r in rows)
 
 
 def show(rows: list[dict[str, Any]]) -> str:

@@ -137,7 +137,7 @@ class Trial:
         Raises:
             NotChecked: if it cannot be made with other numbers of steps.
         """
-        counts = (40, 80, 160, 320) if claimed < 3 else (20, 40, 80) if claimed < 6 else (6, 12, 24)
+        counts = (40, 80, 160, 320, 640) if claimed < 4 else (20, 40, 80, 160) if claimed < 6 else (6, 12, 24, 48)
         if self.stepped:
             try:
                 return [(n, self.remade(steps=n)) for n in counts]
@@ -148,7 +148,7 @@ class Trial:
             value = self.solver.arguments.get(name, parameter.default)
             if isinstance(value, bool) or not isinstance(value, int | float):
                 continue
-            factors = (1, 2, 4, 8) if isinstance(value, int) else (1, 0.5, 0.25, 0.125)
+            factors = (1, 2, 4, 8, 16) if isinstance(value, int) else (1, 0.5, 0.25, 0.125, 0.0625)
             try:
                 tries = [(2**i, self.remade(**{name: value * k})) for i, k in enumerate(factors)]
                 if all(0.9 < self._calls(s) / (k * calls) < 1.1 for k, s in tries[1:]):

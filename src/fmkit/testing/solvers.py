@@ -157,14 +157,24 @@ class Uneven(TimeGrid):
 def _observed(
     trial: Trial, claimed: float, solvers: list[tuple[int, Solver]], backward: bool
 ) -> tuple[float, tuple[int, int], tuple[float, float]]:
-    """The order seen at the finest steps whose errors stand clear of rounding."""
-    steps, errors = [n for n, _ in solvers], [trial.error(solver, backward) for _, solver in solvers]
-    last = max((i for i, e in enumerate(errors) if not e <= 1e-12), default=0)
-    if last == 0 and errors[0] <= 1e-12:
+    """The order seen at the finest steps whose errors stand clear of rounding.
+
+    The last steps are taken only if those before miss the claim: errors of either sign may meet at coarse ones.
+    """
+    steps, errors = [n for n, _ in solvers], [trial.error(solver, backward) for _, solver in solvers[:-1]]
+    if errors[0] <= 1e-12 and errors[1] <= 1e-12:
         return claimed, (steps[0], steps[1]), (errors[0], errors[1])  # exact
-    i = max(last, 1)
-    order = math.log2(errors[i - 1] / max(errors[i], 1e-16)) if math.isfinite(errors[i]) else math.nan
+    order, i = _finest(errors)
+    if not claimed - order <= MISS and i == len(errors) - 1:
+        errors.append(trial.error(solvers[-1][1], backward))
+        order, i = _finest(errors)
     return order, (steps[i - 1], steps[i]), (errors[i - 1], errors[i])
+
+
+def _finest(errors: list[float]) -> tuple[float, int]:
+    """The order between the last two errors above rounding, and the place of the second."""
+    i = max((i for i, e in enumerate(errors) if i and not e <= 1e-12), default=1)
+    return (math.log2(errors[i - 1] / max(errors[i], 1e-16)) if math.isfinite(errors[i]) else math.nan), i
 
 
 def _tolerance(trial: Trial) -> Measured:
