@@ -45,6 +45,40 @@ def test_check_time_clamps_rounding_and_refuses_more():
         shapes.check_time(torch.ones(3, dtype=torch.int32), x, (0.0, 1.0))
 
 
+def test_check_time_forgives_a_single_precisions_rounding_at_either_end():
+    inside = torch.tensor([0.1 - 9e-8, 0.5, 0.9 + 9e-8], dtype=torch.float64)
+    assert shapes.check_time(inside, x, (0.1, 0.9)).tolist() == [0.1, 0.5, 0.9]
+    for outside in (0.1 - 1.1e-7, 0.9 + 1.1e-7):
+        with pytest.raises(ArgumentError, match=r"expected inside \[0\.1, 0\.9\]"):
+            shapes.check_time(outside, x, (0.1, 0.9))
+
+
+def test_apples_gpus_have_no_double_precision():
+    assert shapes.time_dtype(torch.device("mps")) == torch.float32
+    assert shapes.time_dtype(torch.device("cpu")) == shapes.time_dtype(torch.device("cuda")) == torch.float64
+
+
+@pytest.mark.parametrize("t", [0.25, torch.tensor(0.25), torch.full((3,), 0.25)])
+def test_times_go_where_the_data_is(t):
+    assert shapes.batch_time(t, x.to("meta")).device.type == "meta"
+
+
+def test_values_are_looked_at_on_the_cpu_only():
+    """Elsewhere a look would wait for the device; on the meta device there is none to look at."""
+    assert shapes.check_time(2.0, x.to("meta"), (0.0, 1.0)).device.type == "meta"
+
+
+def test_check_points_asks_for_one_device_one_shape_and_one_dtype():
+    with pytest.raises(ArgumentError, match="x0 is on meta and x1 on cpu; a path needs one device"):
+        shapes.check_points(0.5, x.to("meta"), x, (0.0, 1.0))
+    with pytest.raises(ArgumentError, match="x0 has dtype torch.float32 and x1 torch.float64; a path needs one dtype"):
+        shapes.check_points(0.5, x, x.double(), (0.0, 1.0))
+    with pytest.raises(ArgumentError, match=r"x0 has shape \(2, 2\) and x1 \(3, 2\); a path needs equal shapes"):
+        shapes.check_points(0.5, x[:2], x, (0.0, 1.0))
+    t, x0, x1 = shapes.check_points(0.5, x, x + 1, (0.0, 1.0))
+    assert (t.tolist(), x0 is x, torch.equal(x1, x + 1)) == ([0.5] * 3, True, True)
+
+
 def test_check_time_works_inside_function_transforms():
     got = torch.func.vmap(lambda t: shapes.check_time(t, x, (0.0, 1.0)).sum())(torch.rand(4, 3))
     assert got.shape == (4,)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fmkit.errors import ArgumentError, CombinationError
-from fmkit.sources import Convolved, Empirical, Gaussian, Scaled, Uniform
+from fmkit.sources import Convolved, Empirical, Gaussian, Scaled, Source, Uniform
 
 N = 100_000
 DENSITIES = {
@@ -51,6 +51,48 @@ def test_a_uniform_density_is_zero_outside():
     ]
 
 
+def test_the_ends_of_a_uniform_density_belong_to_it():
+    """Numbers below 1 are drawn, and scaling rounds some of them up to the end itself."""
+    x = torch.tensor([[-1.0, 1.0], [1.0, -1.0]])
+    assert Uniform().log_prob(x).tolist() == [pytest.approx(-2 * math.log(2))] * 2
+
+
+def test_scaled_and_blurred_gaussians_are_gaussians():
+    scaled, blurred = Scaled.of(Gaussian(2.0, 1.5), 3.0), Convolved.of(Gaussian(3.0, 1.5), 4.0)
+    assert (type(scaled), scaled.std, scaled.mean) == (Gaussian, 6.0, 4.5)
+    assert (type(blurred), blurred.std, blurred.mean) == (Gaussian, 5.0, 1.5)
+
+
+def test_other_sources_are_scaled_and_blurred_by_sampling(seeded):
+    uniform = Uniform(0.0, 2.0)
+    plain = uniform.sample((4, 3), generator=seeded(0))
+    scaled = Scaled.of(uniform, 3.0)
+    assert torch.equal(scaled.sample((4, 3), generator=seeded(0)), 3 * plain)
+    assert scaled.log_prob(torch.tensor([[1.0, 5.0]])).tolist() == [pytest.approx(-2 * math.log(6))]
+    generator = seeded(0)
+    blurred = Convolved.of(uniform, 0.5).sample((4, 3), generator=generator)
+    generator = seeded(0)
+    uniform.sample((4, 3), generator=generator)
+    torch.testing.assert_close(blurred, plain + 0.5 * torch.randn(4, 3, generator=generator))
+
+
+class Conditional(Source):
+    """All numbers are the condition, with the condition for a log-density."""
+
+    def sample(self, shape, *, cond=None, generator=None, dtype=None, device=None):
+        return torch.full(tuple(shape), float("nan") if cond is None else cond, dtype=dtype)
+
+    def log_prob(self, x, cond=None):
+        return torch.full((len(x),), float("nan") if cond is None else cond)
+
+
+def test_conditions_reach_the_source_that_is_wrapped(seeded):
+    assert (Scaled(Conditional(), 2.0).sample((3, 2), cond=5.0) == 10.0).all()
+    assert (Scaled(Conditional(), 1.0).log_prob(torch.zeros(3, 2), 5.0) == 5.0).all()
+    blurred = Convolved(Conditional(), 1e-3).sample((3, 2), cond=5.0, generator=seeded(0))
+    torch.testing.assert_close(blurred, torch.full((3, 2), 5.0), rtol=0, atol=0.01)
+
+
 def test_convolved_adds_variances(seeded):
     x = Convolved(Uniform(-1.0, 1.0), 0.5).sample((N, 1), generator=seeded(0), dtype=torch.float64)
     assert x.mean().item() == pytest.approx(0, abs=5 * math.sqrt(7 / 12 / N))
@@ -77,6 +119,7 @@ def test_empirical_keeps_a_copy():
     source = Empirical(data)
     data.fill_(1.0)
     assert (source.sample((3, 2)) == 0).all()
+    assert not source.state_dict()  # its data is an argument, which is saved with it already
 
 
 EVERY = [*(s for s, _ in DENSITIES.values()), Empirical(torch.randn(100, 2)), Convolved(Uniform(), 0.5)]
@@ -108,11 +151,14 @@ def test_only_the_unit_gaussian_is_standard_normal():
         (lambda: Gaussian(0.0), r"std is 0\.0, expected a positive standard deviation"),
         (lambda: Gaussian(-1.0), r"std is -1\.0"),
         (lambda: Gaussian(math.nan), "std is nan"),
+        (lambda: Gaussian(math.inf), "std is inf"),
         (lambda: Gaussian(1.0, math.inf), "mean is inf, expected a finite number"),
         (lambda: Uniform(1.0, 1.0), r"low is 1\.0 and high 1\.0, expected low < high"),
         (lambda: Uniform(2.0, 1.0), "expected low < high"),
         (lambda: Uniform(-math.inf, 1.0), "both finite"),
+        (lambda: Uniform(0.0, math.inf), "both finite"),
         (lambda: Scaled(Gaussian(), 0.0), r"scale is 0\.0, expected a positive number"),
+        (lambda: Scaled(Uniform(), math.inf), "scale is inf"),
         (lambda: Convolved(Uniform(), -1.0), r"std is -1\.0"),
         (lambda: Empirical(torch.zeros(0, 2)), r"data has shape \(0, 2\), expected a non-empty"),
         (lambda: Empirical(torch.zeros(3, 2, dtype=torch.int64)), r"data has dtype torch\.int64"),

@@ -42,6 +42,26 @@ class TestAffine:
         y = Affine(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 4.0]))(torch.tensor([[5.0, 0.0]]))
         assert y.tolist() == [[2.0, -0.5]]
 
+    def test_digits_that_float32_cannot_hold_are_taken_away_in_float64(self):
+        """A column near 3333: the difference is rounded once, at the end, and not the shift before it."""
+        x = torch.tensor([[3333.25]])
+        assert Affine(1e4 / 3, 1e-3)(x).item() == pytest.approx((3333.25 - 1e4 / 3) / 1e-3, rel=1e-7)
+        assert Affine(1e4 / 3, 3.0).inverse(torch.zeros(1, 1)).item() == pytest.approx(1e4 / 3, rel=6e-8)
+        # 1/3 in half precision is off by 2e-4 of itself
+        assert Affine(0.0, 1 / 3)(torch.ones(1, 1).half()).dtype == torch.float16
+        assert Affine(100 / 3, 1e-2)(torch.tensor([[33.34375]]).half()).item() == pytest.approx(1.0417, abs=1e-3)
+
+    def test_is_the_identity_unless_said(self, x):
+        assert torch.equal(Affine()(x), x)
+        assert torch.equal(Affine().log_det(x), torch.zeros(5).double())
+
+    def test_keeps_a_copy_and_is_no_state(self, x):
+        shift = torch.zeros(3, dtype=torch.float64)
+        transform = Affine(shift)
+        shift.fill_(1.0)
+        assert torch.equal(transform(x), x)
+        assert not transform.state_dict()  # its numbers are arguments, which are saved with it already
+
     def test_stays_in_float64_whatever_the_model_is_in(self):
         transform = Affine(1 / 3, 1 / 7).half()
         assert transform.shift.item() == 1 / 3
@@ -82,6 +102,12 @@ class TestStandardise:
         largest = x.std(0, correction=0).max()
         torch.testing.assert_close(transform.scale[1], 0.1 * largest)
         assert transform(x)[:, 1].abs().max() < 1e-12
+
+    def test_the_floor_is_a_hundredth_of_the_largest_deviation(self):
+        data = torch.tensor([[0.0, 5.0, 0.0], [8.0, 5.0, 0.02]], dtype=torch.float64)
+        assert Affine.standardise(data).scale.tolist() == pytest.approx([4.0, 0.04, 0.04])
+        # where nothing varies, of 1
+        assert Affine.standardise(torch.ones(4, 2)).scale.tolist() == pytest.approx([0.01, 0.01])
 
     def test_statistics_are_taken_in_float64(self):
         x = 1e4 + torch.arange(4.0)[:, None]

@@ -68,10 +68,10 @@ class Affine(Transform):
         return Affine(mean, std.clamp_min(floor * largest))
 
     def forward(self, x: Tensor) -> Tensor:
-        return ((x - self.shift) / self.scale).to(x.dtype)
+        return ((x.to(self.scale.dtype) - self.shift) / self.scale).to(x.dtype)
 
     def inverse(self, y: Tensor) -> Tensor:
-        return (y * self.scale + self.shift).to(y.dtype)
+        return (y.to(self.scale.dtype) * self.scale + self.shift).to(y.dtype)
 
     def log_det(self, x: Tensor) -> Tensor:
         per_event = -torch.log(self.scale).expand(x.shape[1:]).sum()

@@ -15,6 +15,12 @@ def test_row_meets_row(coupling):
     assert i0.dtype == torch.int64
 
 
+@pytest.mark.parametrize("coupling", [Independent(), Paired()], ids=repr)
+def test_rows_are_where_the_data_is(coupling):
+    x = torch.zeros(5, 2, device="meta")
+    assert [i.device.type for i in coupling.pair(x, x)] == ["meta", "meta"]
+
+
 def test_only_one_of_the_two_is_independent():
     assert Independent().independent
     assert not Paired().independent

@@ -42,6 +42,19 @@ def test_modules_of_two_arguments_and_of_three():
     assert torch.equal(ModuleField(Option())(t, x, torch.ones(3)), 2 * x)
 
 
+class Line(torch.nn.Module):
+    """torch.lerp(t, x, cond) = t + cond (x - t), which has no signature to look at."""
+
+    forward = torch.lerp
+
+
+def test_time_point_and_condition_reach_a_module_without_a_signature():
+    x, cond = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.0, 0.5, 1.0])
+    want = torch.tensor([0.0, 1.25, 3.0])
+    assert torch.equal(ModuleField(Line())(t, x, cond), want)
+    assert torch.equal(ModuleField(Line()).velocity(t, x, cond), want)
+
+
 def test_a_condition_for_a_module_that_takes_none_is_refused():
     with pytest.raises(ArgumentError, match=r"Two takes \(t, x\) and was given a condition"):
         ModuleField(Two())(t, x, torch.ones(3))
@@ -146,6 +159,15 @@ def test_the_condition_reaches_the_network():
     assert torch.equal(field(t, x, torch.full((3, 1), 5.0)), torch.full((3, 2), 5.0))
 
 
+def test_the_condition_reaches_the_network_of_an_sde():
+    """On CondOT the noise that a velocity u implies is x - t u."""
+    field = PredictionField(Constant(torch.ones(3, 2)), CondOT(), gaussian=True)
+    times = torch.full((3,), 0.5, dtype=torch.float64)
+    at = field.stochastic(times, x, torch.full((3, 1), 5.0))
+    torch.testing.assert_close(at.velocity, torch.full((3, 2), 5.0))
+    torch.testing.assert_close(at.noise, torch.full((3, 2), 1 - 0.5 * 5.0))
+
+
 def test_intervals():
     assert PredictionField(Two(), VariancePreserving()).interval == VariancePreserving().interval
     assert PredictionField(Two(), CondOT(), "noise", (0.1, 0.9)).interval == (0.1, 0.9)
@@ -159,6 +181,16 @@ class Manifold(ProbabilityPath):
         return PathSample(t, x1, x0, x1, x1)
 
 
+class Sphere(VectorField):
+    """A field in a manifold's coordinates, which offers a protocol of its own."""
+
+    euclidean = False
+    offers = frozenset({"velocity", "geodesic"})
+
+    def forward(self, t, x, cond=None):
+        return torch.zeros_like(x)
+
+
 def test_what_a_field_does_not_know_it_does_not_offer():
     assert ModuleField(Two()).offers == {"velocity"}
     assert PredictionField(Two(), CondOT()).offers == {"velocity"}
@@ -166,6 +198,8 @@ def test_what_a_field_does_not_know_it_does_not_offer():
     assert PredictionField(Two(), ICFM(), gaussian=True).offers == {"velocity"}
     assert not PredictionField(Two(), Manifold()).euclidean
     assert PredictionField(Two(), CondOT()).euclidean
+    assert not PredictionField(Sphere(), CondOT()).euclidean
+    assert torch.equal(PredictionField(Two(), Manifold())(t, x), Two()(t, x))  # a velocity needs no conversion
     with pytest.raises(CombinationError, match="ModuleField does not know its noise, so it cannot drive an SDE"):
         ModuleField(Two()).stochastic(t, x)
     with pytest.raises(CombinationError, match="an SDE needs the noise of a standard Gaussian source"):

@@ -49,6 +49,25 @@ def test_a_wrapper_offers_what_it_wraps():
         assert field.euclidean == inner.euclidean
 
 
+def test_a_protocol_that_guidance_has_no_formula_for_is_not_offered():
+    class Average(ModuleField):
+        offers = frozenset({"velocity", "average"})
+
+    assert ClassifierFree(Average(Net())).offers == {"velocity"}
+
+
+def test_costs_two_evaluations_and_one_without_a_condition():
+    for arguments, cost in (((t, x, cond), 2), ((t, x), 1)):
+        inner, calls = ModuleField(Net()), []
+        inner.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        ClassifierFree(inner, 2.0)(*arguments)
+        assert len(calls) == cost
+
+
+def test_the_scale_is_one_unless_said():
+    assert ClassifierFree(ModuleField(Net())).scale == 1.0
+
+
 @pytest.mark.parametrize("scale", [float("nan"), float("inf")])
 def test_scales_that_are_no_number_are_refused(scale):
     with pytest.raises(ArgumentError, match=f"scale is {scale}, expected a finite number"):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fmkit.errors import CombinationError
-from fmkit.fields import MLP, PredictionField, Rescheduled
+from fmkit.fields import MLP, PredictionField, Rescheduled, VectorField
 from fmkit.flow import Flow
 from fmkit.paths import (
     ICFM,
@@ -76,6 +76,62 @@ def test_log_densities_stay(schedules, mixtures, exact_field):
     torch.testing.assert_close(again, mixtures[2].log_prob(x), rtol=0, atol=2e-3)
 
 
+class Watching(VectorField):
+    """A field on a part of the interval that keeps the times it was asked at, and answers with its condition."""
+
+    offers = frozenset({"velocity", "stochastic"})
+    euclidean = False
+
+    def __init__(self, low=0.0, high=1.0):
+        super().__init__()
+        self.ends, self.times = (low, high), []
+
+    @property
+    def interval(self):
+        return self.ends
+
+    def forward(self, t, x, cond=None):
+        self.times += t.tolist()
+        return torch.zeros_like(x) if cond is None else cond.expand_as(x)
+
+
+@pytest.mark.parametrize(("one", "other"), list(itertools.permutations(PATHS, 2)))
+def test_the_field_is_asked_on_its_interval_alone(one, other):
+    inner = Watching(0.1, 0.9)
+    field = Rescheduled(inner, PATHS[one], PATHS[other])
+    field(torch.tensor(field.interval, dtype=torch.float64), torch.ones(2, 1, dtype=torch.float64))
+    assert len(inner.times) == 2
+    assert inner.times == pytest.approx([0.1, 0.9] if field.interval[0] > 0 else inner.times[:1] + [0.9], abs=1e-7)
+    assert 0.1 <= inner.times[0] < inner.times[1] <= 0.9
+
+
+def test_the_interval_is_where_both_paths_have_the_angle():
+    """CondOT has the ratio r = alpha/sigma at t = r/(1 + r); VP ends at 1 - 1e-5, whatever the field says."""
+    vp = VariancePreserving()
+    at = vp.coefficients(torch.tensor(vp.interval, dtype=torch.float64))
+    ratio = at.alpha / at.sigma
+    assert Rescheduled(Watching(), vp, CondOT()).interval == pytest.approx((ratio / (1 + ratio)).tolist(), abs=1e-12)
+    # the other way round CondOT's angles before VP's beginning, 0.38 degrees, are left out
+    low, high = Rescheduled(Watching(0.0, 0.8), CondOT(), vp).interval
+    assert low == 0.0
+    end = vp.coefficients(torch.tensor([high], dtype=torch.float64))
+    assert (end.alpha / end.sigma).item() == pytest.approx(4.0, rel=1e-10)
+
+
+def test_the_condition_reaches_the_field():
+    """A condition that is the velocity: ū(c x) = growth c x + c t' u is linear in it, with the factor c t'."""
+    field, t = Rescheduled(Watching(), CondOT(), Polynomial()), torch.tensor([0.5], dtype=torch.float64)
+    x, cond = torch.ones(1, 1, dtype=torch.float64), torch.full((1, 1), 3.0, dtype=torch.float64)
+    # Polynomial's point at r is CondOT's at r², so c = 1, t' = 2 r
+    torch.testing.assert_close(field(t, x, cond) - field(t, x), 2 * 0.5 * cond)
+
+
+def test_no_more_is_offered_than_a_velocity():
+    field = Rescheduled(Watching(), CondOT(), Cosine())
+    assert field.offers == {"velocity"}
+    assert not field.euclidean
+
+
 class Halting(AffinePath):
     def alpha(self, t):
         return torch.sin(4 * t) ** 2
@@ -90,6 +146,10 @@ def test_refusals():
         Rescheduled(network, ICFM(), CondOT())
     with pytest.raises(CombinationError, match="alpha/sigma of Halting does not grow"):
         Rescheduled(network, CondOT(), Halting())
+    with pytest.raises(CombinationError, match="alpha/sigma of Halting does not grow"):
+        Rescheduled(network, Halting(), CondOT())
+    with pytest.raises(CombinationError, match="ICFM has latent noise"):
+        Rescheduled(network, CondOT(), ICFM())
     with pytest.raises(CombinationError, match="only a flow trained on an affine path"):
         Flow(Gaussian(), network, event_shape=2).rescheduled(Cosine())
 

@@ -214,8 +214,14 @@ def test_times_come_from_the_sampler_and_the_objectives_interval(seeded):
     assert low <= t.min() <= t.max() <= high
     # the times are drawn before the noise, from the same generator: two calls agree, and so do the points
     again = VelocityMatching(UniformTime()).loss(Fixed(x0), ICFM(), (x0, x1), generator=seeded(0))
-    once = VelocityMatching(UniformTime()).loss(Fixed(x0), ICFM(), (x0, x1), generator=seeded(0))
+    before = torch.get_rng_state()
+    network = Fixed(x0)
+    once = VelocityMatching(UniformTime()).loss(network, ICFM(), (x0, x1), generator=seeded(0))
+    assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(again.value, once.value)
+    generator = seeded(0)
+    generator_t = UniformTime().sample(20_000, generator=generator)
+    assert torch.equal(network.asked[1], ICFM().sample(generator_t, x0, x1, generator=generator).x)
 
 
 @pytest.mark.parametrize("name", PATHS)

@@ -1,6 +1,7 @@
 """Affine paths: the derived velocity, the default rates, the conversions between views, the beginning's law."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from fmkit.errors import ArgumentError, CombinationError
 from fmkit.paths import (
     ICFM,
     AffinePath,
+    Coefficients,
     CondOT,
     Cosine,
     LinearVP,
@@ -121,6 +123,15 @@ def test_each_row_has_its_own_time(path, event):
         torch.testing.assert_close(point.x[i], at.alpha[i] * x1[i] + at.sigma[i] * x0[i] + gamma * z[i])
 
 
+@pytest.mark.parametrize("path", [CondOT(), ICFM(0.5)], ids=repr)
+def test_a_point_comes_with_its_ends_and_its_time(path):
+    x0, x1, t = f64(3, 2), f64(3, 2, seed=1), torch.tensor([0.1, 0.3, 0.5])
+    point = path.sample(t, x0, x1, generator=torch.Generator().manual_seed(0))
+    assert point.x0 is x0
+    assert point.x1 is x1
+    assert torch.equal(point.t, t.double())
+
+
 def test_coefficients_are_taken_in_double_precision_for_single_precision_data():
     path = VariancePreserving()
     x0, x1 = torch.ones(1, 1), torch.zeros(1, 1)
@@ -214,6 +225,16 @@ def test_conversions_are_finite_at_the_ends(path):
         assert torch.isfinite(got).all(), f"{want} from {have} at t = {t}"
 
 
+def test_an_end_that_determines_the_view_is_not_moved():
+    """At t = 1 CondOT's point is the data, at t = 0 it is the noise: exactly, whatever the velocity."""
+    x, velocity = f64(4, 2), f64(4, 2, seed=1)
+    assert torch.equal(CondOT().convert(1.0, x, "data", velocity=velocity), x)
+    assert torch.equal(CondOT().convert(0.0, x, "noise", velocity=velocity), x)
+    assert CondOT().determined("data", "velocity") == (0.0, 1.0)
+    assert CondOT().determined("score", "velocity") == (0.0, 1 - 1e-5)
+    assert Polynomial().determined("data", "velocity") == (1e-5, 1.0)
+
+
 def test_conversions_next_to_a_singular_end_are_the_limits():
     """CondOT's score at t = 1 is 0/0 in the formula and -(noise)/sigma just beside it."""
     x1, x0 = f64(4, 2), f64(4, 2, seed=1)
@@ -263,6 +284,8 @@ def test_views_are_not_broadcast():
     x = f64(4, 2)
     with pytest.raises(ArgumentError, match=r"velocity has shape \(1, 2\), expected that of x, \(4, 2\)"):
         CondOT().convert(0.5, x, "data", velocity=x[:1])
+    with pytest.raises(ArgumentError, match=r"velocity has shape \(4, 1\), expected that of x, \(4, 2\)"):
+        CondOT().convert(0.5, x, "data", velocity=x[:, :1])
     with pytest.raises(ArgumentError, match=r"t has shape \(2,\), expected \(4,\)"):
         CondOT().convert(torch.tensor([0.5, 0.5]), x, "data", velocity=x)
 
@@ -310,6 +333,63 @@ def test_a_constant_function_may_be_a_plain_number():
     torch.testing.assert_close(point.x, 0.5 + 0.25 * point.z)
     torch.testing.assert_close(point.velocity, torch.zeros(2, 2))
     assert path.start(Gaussian()).std == pytest.approx((0.25 + 0.0625) ** 0.5)
+
+
+class Short(AffinePath):
+    """A path that has no meaning outside [0.6, 0.9], and says so."""
+
+    interval = (0.6, 0.9)
+
+    def alpha(self, t):
+        assert (t >= 0.6).all()
+        assert (t <= 0.9).all()
+        return t
+
+    def sigma(self, t):
+        return 1 - self.alpha(t)
+
+
+class ShortWithNoise(Short):
+    def gamma(self, t):
+        return 0.1 * self.alpha(t)
+
+
+def test_a_path_is_asked_on_its_interval_alone():
+    """At t = 0.6, the beginning: x1 = (x + 0.4 u) and the law of 0.4 x0 [+ 0.06 z]."""
+    x, u = f64(2, 2), f64(2, 2, seed=1)
+    torch.testing.assert_close(Short().convert(0.6, x, "data", velocity=u), x + 0.4 * u)
+    torch.testing.assert_close(
+        ShortWithNoise().convert(0.6, x, "latent", data=u, noise=x), (x - 0.6 * u - 0.4 * x) / 0.06
+    )
+    assert Short().start(Gaussian()).std == pytest.approx(0.4)
+    assert ShortWithNoise().start(Gaussian()).std == pytest.approx(math.hypot(0.4, 0.06))
+    assert (Short().has_latent, ShortWithNoise().has_latent) == (False, True)
+    for path in (Short(), ShortWithNoise()):
+        for t in path.interval:
+            assert torch.isfinite(path.sample(t, x, u, generator=torch.Generator().manual_seed(0)).velocity).all()
+
+
+class ConstantTensor(ConstantSigma):
+    """Or a tensor without a dimension."""
+
+    def sigma(self, t):
+        return torch.tensor(0.5, dtype=t.dtype)
+
+
+def test_a_constant_function_may_be_a_tensor_of_no_dimension():
+    t = torch.tensor([0.2, 0.9], dtype=torch.float64)
+    assert ConstantTensor().coefficients(t).sigma.tolist() == [0.5, 0.5]
+    assert ConstantTensor().rates(t).sigma.tolist() == [0.0, 0.0]
+
+
+class Forgetful(ConstantSigma):
+    def rates(self, t):
+        return Coefficients(torch.ones_like(t), torch.zeros_like(t))
+
+
+def test_rates_without_that_of_the_noise_are_refused():
+    with pytest.raises(ArgumentError, match="Forgetful has a gamma, and its rates leave out gamma'"):
+        Forgetful().sample(0.5, f64(2, 2), f64(2, 2))
 
 
 class Halting(AffinePath):

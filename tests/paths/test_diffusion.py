@@ -63,6 +63,14 @@ def test_vp_constants():
     torch.testing.assert_close(path.alpha(t) ** 2 + path.sigma(t) ** 2, torch.ones_like(t), rtol=1e-14, atol=0)
 
 
+def test_vp_with_one_rate_is_the_ornstein_uhlenbeck_process():
+    """beta_min = beta_max = b: alpha = exp(-b (1 - t)/2)."""
+    t = torch.linspace(0, 0.99, 12, dtype=torch.float64)
+    path = VariancePreserving(3.0, 3.0)
+    torch.testing.assert_close(path.alpha(t), torch.exp(-1.5 * (1 - t)), rtol=1e-14, atol=0)
+    torch.testing.assert_close(path.rates(t).alpha, 1.5 * path.alpha(t), rtol=1e-14, atol=0)
+
+
 def test_ve_constants():
     path = VarianceExploding()
     assert path.sigma(at(0.0)).item() == pytest.approx(50.0, rel=1e-14)
@@ -77,6 +85,7 @@ def test_cosine_and_linear_vp_keep_the_variance():
         torch.testing.assert_close(path.alpha(t) ** 2 + path.sigma(t) ** 2, torch.ones_like(t), rtol=1e-14, atol=0)
     assert Cosine().sigma(at(1.0)).item() == 0.0
     assert Cosine().alpha(at(1 / 3)).item() == pytest.approx(0.5)
+    assert (Cosine().interval, LinearVP().interval) == ((0.0, 1.0), (0.0, 1 - 1e-5))
     assert LinearVP().alpha(at(0.6)).item() == 0.6
     assert LinearVP().sigma(at(0.6)).item() == pytest.approx(0.8)
 
@@ -95,13 +104,13 @@ PRECISE = {
 @pytest.mark.parametrize("cls", PRECISE, ids=lambda c: c.__name__)
 def test_functions_and_rates_against_forty_digits(cls):
     path = cls()
-    for t in (1e-6, 0.1, 0.5, 0.9, 0.999, path.interval[1] - 1e-9):
+    for t in (1e-6, 0.1, 0.5, 0.9, 0.999, 1 - 2**-16, path.interval[1] - 1e-9):
         with mpmath.workdps(40):
             exact = [float(f(mpmath.mpf(t))) for f in PRECISE[cls]]
             slopes = [float(mpmath.diff(f, mpmath.mpf(t), h=mpmath.mpf(10) ** -18)) for f in PRECISE[cls]]
         here, rate = path.coefficients(at(t)), path.rates(at(t))
-        # 1 - t is rounded to 1e-16, which near t = 1 - 1e-5 is 1e-11 of it.
-        near = 1e-12 + 3e-16 / (1 - t)
+        # 1 - t is rounded to 1e-16, which near t = 1 - 1e-5 is 1e-11 of it, unless t is a binary fraction.
+        near = 1e-14 if t == 1 - 2**-16 else 1e-12 + 3e-16 / (1 - t)
         for got, want in zip((here.alpha, here.sigma, rate.alpha, rate.sigma), (*exact, *slopes), strict=True):
             assert got.item() == pytest.approx(want, rel=near, abs=1e-15)
 
@@ -120,6 +129,7 @@ def test_ends_are_finite(path):
         (lambda: VariancePreserving(0.0, 20.0), "0 < beta_min <= beta_max, got 0.0 and 20.0"),
         (lambda: VariancePreserving(20.0, 0.1), "0 < beta_min <= beta_max, got 20.0 and 0.1"),
         (lambda: VariancePreserving(0.1, float("nan")), "got 0.1 and nan"),
+        (lambda: VariancePreserving(0.1, float("inf")), "got 0.1 and inf"),
         (lambda: VarianceExploding(0.0, 50.0), "0 < sigma_min < sigma_max, got 0.0 and 50.0"),
         (lambda: VarianceExploding(-1.0, 50.0), "got -1.0"),
         (lambda: VarianceExploding(1.0, 1.0), "got 1.0 and 1.0"),

@@ -52,6 +52,8 @@ def test_theorem_3(seeded):
     mean, d_mean = t * x1 + torch.sin(torch.pi * t) * x1**2, x1 + torch.pi * torch.cos(torch.pi * t) * x1**2
     std, d_std = (1 - t / 2) * (1 + x1**2), -(1 + x1**2) / 2
     torch.testing.assert_close(point.x, mean + std * x0, rtol=1e-12, atol=1e-12)
+    assert torch.equal(point.t, t[:, 0])
+    assert (point.x0 is x0, point.x1 is x1, point.z) == (True, True, None)
     torch.testing.assert_close(point.velocity, d_std / std * (point.x - mean) + d_mean, rtol=1e-12, atol=1e-12)
 
 
@@ -89,10 +91,11 @@ def keep(t, x1):
         (keep, lambda t, x1: t * float("nan"), r"Given\.std is negative or NaN"),
         (lambda t, x1: (t * x1).sum(1), keep, r"Given\.mean has shape \(3,\), expected \(3, 2\)"),
         (lambda t, x1: (t * x1)[:, :1], lambda t, x1: 1 - t, r"Given\.mean has shape \(3, 1\), expected \(3, 2\)"),
+        (lambda t, x1: 0.0, keep, r"Given\.mean has shape \(\), expected \(3, 2\)"),
         (keep, lambda t, x1: (1 - t).flatten(), r"Given\.std has shape \(3,\), expected one that fits \(3, 2\)"),
         (keep, lambda t, x1: (1 - t)[:, None], r"Given\.std has shape \(3, 1, 1\), expected one that fits \(3, 2\)"),
     ],
-    ids=["negative", "nan", "no events", "half the event", "no axis", "grown batch"],
+    ids=["negative", "nan", "no events", "half the event", "a number", "no axis", "grown batch"],
 )
 def test_functions_that_do_not_fit_are_refused(mean, std, message):
     with pytest.raises(ArgumentError, match=message):

@@ -11,7 +11,7 @@ import torch
 
 from fmkit import registry
 from fmkit.errors import ArgumentError, FmkitError, SolverError
-from fmkit.solvers import AB3, RK4, AdaptiveHeun, Dopri5, FixedStep, Heun, Solution, Solver, UniformGrid
+from fmkit.solvers import AB3, RK4, AdaptiveHeun, Dopri5, Euler, FixedStep, Heun, Solution, Solver, UniformGrid, Watched
 from fmkit.solvers.base import check_times
 
 ODES = [e.name for e in registry.entries("fmkit.solvers") if e.package == "fmkit" and e.load().reads == "velocity"]
@@ -107,6 +107,17 @@ def test_intermediate_times_do_not_move_the_end(name):
             error = (state - exact(x0, ends[0], t)).abs().max().item()
             # between its steps an adaptive method interpolates, at a lower order than it steps
             assert error < max(TOLERANCE.get(name, SECOND.get(name, 2e-4)), 0 if name in FIXED else 2e-3)
+
+
+@pytest.mark.parametrize("name", ODES)
+def test_integrals_are_given_at_intermediate_times_too(name):
+    """dx/dt = 1 beside dy/dt = 2: straight lines, which interpolation of any order keeps."""
+    state = (torch.zeros(2, 3, dtype=torch.float64), torch.zeros(2, dtype=torch.float64))
+    stops = (0.0, 0.25, 0.5, 1.0)
+    states = make(name).solve(lambda t, s: (torch.ones_like(s[0]), torch.full_like(s[1], 2.0)), state, stops).states
+    for t, (x, y) in zip(stops, states, strict=True):
+        torch.testing.assert_close(x, torch.full_like(x, t), rtol=0, atol=1e-12)
+        torch.testing.assert_close(y, torch.full_like(y, 2 * t), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ODES)
@@ -230,19 +241,76 @@ def test_gradients_pass_through(solver):
         assert torch.autograd.gradcheck(end, (w, x0))
 
 
-def test_low_precision_states_are_accumulated_in_at_least_single_precision():
-    """1000 steps of 0.001 in bfloat16 stop at 0.5: half an ulp there is more than a step."""
-    x0 = torch.zeros(1, 1, dtype=torch.bfloat16)
-    final = (
-        registry.load("fmkit.solvers", "euler")(steps=1000).solve(lambda t, x: torch.ones_like(x), x0, (0.0, 1.0)).final
-    )
-    assert final.item() == pytest.approx(1.0, abs=0.01)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["euler", "torchdiffeq-euler"])
+@pytest.mark.parametrize("integrals", [False, True])
+def test_low_precision_states_are_accumulated_in_at_least_single_precision(dtype, name, integrals):
+    """4000 steps of 1/4000 stop at 0.125 in bfloat16 and at 0.5 in float16: half an ulp there is more than a step.
+
+    The function is given, and the end is given back in, the state's own precision.
+    """
+    seen = set()
+
+    def f(t, x):
+        seen.add((x[0] if integrals else x).dtype)
+        return (torch.ones_like(x[0]), torch.ones_like(x[1])) if integrals else torch.ones_like(x)
+
+    x0 = torch.zeros(1, 1, dtype=dtype)
+    solver = registry.load("fmkit.solvers", name)(steps=4000)
+    final = solver.solve(f, (x0, x0) if integrals else x0, (0.0, 1.0)).final
+    for part in final if integrals else (final,):
+        assert part.item() == pytest.approx(1.0, abs=0.01)
+        assert part.dtype == dtype
+    assert seen == {dtype}
 
 
 def test_check_times():
     assert check_times([1, torch.tensor(0.5), 0]) == (1.0, 0.5, 0.0)
     with pytest.raises(FmkitError):
         check_times([0.0, -0.0])
+
+
+def test_times_may_be_as_near_as_rounding_lets_them():
+    """Apart by 1e-12, or by 1e-12 of their size beyond 1."""
+    for near in ((0.0, 2e-12), (0.5, 0.5 - 2e-12), (1e3, 1e3 + 2e-9), (0.0, 0.5, 0.5 + 2e-12)):
+        assert check_times(near) == near
+    for nearer in ((0.0, 5e-13), (0.5, 0.5 - 5e-13), (1e3, 1e3 + 5e-10), (0.0, 0.5, 0.5 + 5e-13)):
+        with pytest.raises(ArgumentError, match="expected ones further apart than rounding"):
+            check_times(nearer)
+
+
+@pytest.mark.parametrize("kind", [float, torch.tensor, lambda t: torch.tensor([t, t])])
+def test_a_watched_functions_times_stay_inside_and_its_calls_are_counted(kind):
+    """A float32 1 is beyond 1 - 1e-9; the clamp is in double precision, and so is what the function is given."""
+    low, high = 1e-9, 1 - 1e-9
+    watched = Watched(lambda s, t, x: (s, t, x), (high, low))
+    for given, want in ((0.0, low), (1.0, high), (0.25, 0.25)):
+        s, t, x = watched(kind(given), kind(0.5), "state")
+        if isinstance(s, torch.Tensor):
+            assert s.dtype == t.dtype == torch.float64
+            assert (s == want).all()
+        else:
+            assert (s, t) == (want, 0.5)
+        assert x == "state"
+    assert watched.calls == 3
+
+
+def test_a_state_that_is_not_finite_is_counted_and_located():
+    x0 = torch.zeros(4, 3)
+    bad = torch.zeros(4, 3)
+    bad[2, 1], bad[3] = float("nan"), float("inf")
+    said = r"Euler reached t = 1 with 2 of 4 samples not finite, the first in row 2"
+    with pytest.raises(SolverError, match=said):
+        Euler(1).solve(lambda t, x: bad, x0, (0.0, 1.0))
+    with pytest.raises(SolverError, match=said):
+        Euler(1).solve(lambda t, x: (torch.zeros(4, 3), bad.sum(1)), (x0, x0[:, 0]), (0.0, 1.0))
+
+
+def test_solvers_work_inside_function_transforms():
+    """A derivative of the end through the solver: d/dw exp(w) x0."""
+    x0 = start()
+    end = torch.func.jacfwd(lambda w: RK4(20).solve(lambda t, x: w * x, x0, (0.0, 1.0)).final)
+    torch.testing.assert_close(end(torch.tensor(0.7).double()), math.exp(0.7) * x0, rtol=1e-6, atol=0)
 
 
 def test_solution_final_is_the_last_state():

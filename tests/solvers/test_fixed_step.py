@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fmkit.errors import ArgumentError
-from fmkit.solvers import AB2, RK4, Euler, Heun, Midpoint
+from fmkit.solvers import AB2, RK4, Euler, Heun, ListedGrid, Midpoint, twice
 
 
 def recorded(solver, times):
@@ -65,6 +65,36 @@ def test_one_step_of_each_method_by_hand():
     x1 = 1 + 0.25 * 1.125 * 1.125
     two = AB2(2).solve(lambda t, x: t * x, one, (1.0, 1.5)).final.item()
     assert two == pytest.approx(x1 + 0.25 * (1.5 * 1.25 * x1 - 0.5 * 1.0))
+
+
+def test_a_hundred_steps_unless_said():
+    _, seen = recorded(Euler(), (0.0, 1.0))
+    assert len(seen) == 100
+
+
+def test_a_time_is_moved_onto_the_grid_by_rounding_alone():
+    """1e-10 off a grid point is on it, 1e-6 off is a step beside; neither moves the end."""
+    plain, _ = recorded(Euler(10), (0.0, 1.0))
+    for off, cost in ((1e-10, 0), (-1e-10, 0), (1e-6, 1), (-1e-6, 1)):
+        solution, seen = recorded(Euler(10), (0.0, 0.3 + off, 1.0))
+        assert len(seen) == 10 + cost
+        torch.testing.assert_close(solution.final, plain.final, rtol=1e-9, atol=0)
+    # as a share of the way: an interval of a thousandth has a thousandth of the rounding
+    assert len(recorded(Euler(10), (0.0, 0.0003 + 1e-10, 0.001))[1]) == 11
+
+
+def test_a_step_beside_the_trajectory_stays_inside_and_is_counted():
+    solution, seen = recorded(Midpoint(2), (0.0, 0.7, 1.0))
+    assert solution.nfe.tolist() == [len(seen)] * 2 == [6, 6]
+
+
+def test_twice_cuts_every_step_in_two_and_leaves_the_solver_alone():
+    solver = Midpoint(2, ListedGrid([0.0, 0.2, 1.0]))
+    halved = twice(solver)
+    _, seen = recorded(halved, (0.0, 1.0))
+    assert seen == pytest.approx([0.0, 0.05, 0.1, 0.15, 0.2, 0.4, 0.6, 0.8])
+    assert (type(halved), halved.steps, solver.steps) == (Midpoint, 4, 2)
+    assert len(recorded(solver, (0.0, 1.0))[1]) == 4
 
 
 @pytest.mark.parametrize("steps", [0, -3, 2.5, True, "10", None])

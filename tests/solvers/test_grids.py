@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fmkit.errors import ArgumentError
-from fmkit.solvers import Euler, ListedGrid, ShiftedGrid, UniformGrid
+from fmkit.solvers import Euler, HalvedGrid, ListedGrid, ShiftedGrid, UniformGrid
 
 GRIDS = [UniformGrid(), ShiftedGrid(), ShiftedGrid(0.4), ListedGrid([0.0, 0.1, 0.15, 0.7, 1.0])]
 
@@ -26,6 +26,7 @@ def test_shift_is_the_formula_of_its_paper_in_noise_time():
         assert u == pytest.approx(1 - 3 * tau / (1 + 2 * tau))
     lengths = [b - a for a, b in itertools.pairwise(got)]
     assert lengths == sorted(lengths)  # short near the noise
+    assert ShiftedGrid().fractions(10) == got  # 3 is the shift unless said
     assert ShiftedGrid(1.0).fractions(7) == pytest.approx(UniformGrid().fractions(7))
 
 
@@ -38,6 +39,12 @@ def test_ends_are_exact_and_backward_retraces_forward(grid, begin, length):
     assert (backward[0], backward[-1]) == (end, begin)
     assert forward == sorted(set(forward))
     assert backward == pytest.approx(forward[::-1], abs=1e-15)
+
+
+def test_a_halved_grid_has_the_other_grids_points_and_their_middles():
+    assert HalvedGrid(ListedGrid([0.0, 0.2, 1.0])).fractions(4) == pytest.approx([0.0, 0.1, 0.2, 0.6, 1.0])
+    with pytest.raises(ArgumentError, match="the solver has 5 steps, expected twice those of the halved grid"):
+        HalvedGrid(UniformGrid()).fractions(5)
 
 
 def test_a_listed_grid_is_where_the_solver_steps():

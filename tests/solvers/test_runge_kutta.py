@@ -42,6 +42,12 @@ def test_tableaux_are_consistent(cls):
         assert sum(w * node ** (k - 1) for w, node in zip(b, c, strict=True)) == pytest.approx(1 / k)
 
 
+def test_heuns_method_is_the_trapezoid_and_midpoint_the_midpoint():
+    """Every method of order 2 has sum b c = 1/2: their nodes tell them apart."""
+    assert (Heun.tableau.c, Heun.tableau.b) == ((0.0, 1.0), (0.5, 0.5))
+    assert (Midpoint.tableau.c, Midpoint.tableau.b) == ((0.0, 0.5), (0.0, 1.0))
+
+
 def test_rk4_is_the_classical_one_and_not_the_three_eighths_rule():
     assert RK4.tableau.c == (0.0, 0.5, 0.5, 1.0)
     assert RK4.tableau.b == pytest.approx((1 / 6, 1 / 3, 1 / 3, 1 / 6))

@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
+from scipy.integrate import solve_ivp
 
-from fmkit.errors import ArgumentError, CombinationError
+from fmkit.errors import ArgumentError, CombinationError, SolverError
 from fmkit.fields import MLP
 from fmkit.flow import Flow
 from fmkit.solvers import DOP853, LSODA, RK4, Radau
@@ -26,6 +27,40 @@ def test_tolerance_is_honoured(cls, times):
     for tolerance in (1e-6, 1e-11):
         error = (cls(tolerance, tolerance).solve(bernoulli, x0, times).final - want).abs().max().item()
         assert error < 500 * tolerance
+
+
+@pytest.mark.parametrize("cls", ALL)
+@pytest.mark.parametrize("times", [(0.0, 1.0), (0.0, 0.3, 1.0)])
+def test_is_scipys_method_of_that_name_at_a_tolerance_of_1e8(cls, times):
+    """Digit for digit, whatever is told of the batch's shape; steps are scipy's accepted ones."""
+    x0 = torch.tensor([[0.3, 0.6], [-0.5, 0.1]], dtype=torch.float64)
+    solution = cls().solve(bernoulli, x0, times)
+    theirs = solve_ivp(
+        lambda t, y: y**2 * math.cos(t),
+        (0.0, 1.0),
+        x0.flatten().numpy(),
+        method=cls.__name__,
+        rtol=1e-8,
+        atol=1e-8,
+        dense_output=len(times) > 2,
+    )
+    for t, state in zip(times[1:-1], solution.states[1:-1], strict=True):
+        assert state.flatten().tolist() == theirs.sol(t).tolist()
+    assert solution.final.flatten().tolist() == theirs.y[:, -1].tolist()
+    assert solution.accepted.tolist() == [len(theirs.t) - 1] * 2
+    assert solution.nfe.tolist() == [theirs.nfev] * 2 or cls is Radau  # which counts a Jacobian's apart
+
+
+@pytest.mark.parametrize("cls", ALL)
+def test_gives_up_after_as_many_evaluations_as_said(cls):
+    seen = []
+    with pytest.raises(SolverError, match=rf"{cls.__name__} is at t = 0\.\d+ of 1 after 20 evaluations"):
+        cls(max_nfe=20).solve(lambda t, x: (seen.append(t), bernoulli(t, x))[1], torch.full((1, 1), 0.5), (0.0, 1.0))
+    assert len(seen) == 20
+    assert cls().max_nfe == 1_000_000
+    assert cls(max_nfe=1).max_nfe == 1
+    with pytest.raises(ArgumentError, match="max_nfe is 0, expected at least 1"):
+        cls(max_nfe=0)
 
 
 @pytest.mark.parametrize("cls", ALL)

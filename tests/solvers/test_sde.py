@@ -102,6 +102,18 @@ def test_the_noise_has_the_variance_said(schedules):
         assert out.std().item() == pytest.approx(spread, rel=5 / math.sqrt(2 * n))
 
 
+@pytest.mark.parametrize("cls", [EulerMaruyama, HeunSDE])
+def test_the_strength_is_one_unless_said(cls, schedules):
+    f, x0 = stochastic(schedules["condot"]), torch.ones(4, 1, dtype=torch.float64)
+    default, said, other = (
+        solver.solve(f, x0, (0.0, 1.0), generator=torch.Generator().manual_seed(0)).final
+        for solver in (cls(10), cls(10, 1.0), cls(10, 1.01))
+    )
+    assert torch.equal(default, said)
+    assert not torch.equal(default, other)
+    assert cls().steps == 100
+
+
 @pytest.mark.parametrize(("sde", "ode"), [(EulerMaruyama, Euler), (HeunSDE, Heun)])
 @pytest.mark.parametrize("ends", [(0.0, 1.0), (1.0, 0.0)])
 def test_no_noise_is_the_flow(sde, ode, ends, schedules):
@@ -160,8 +172,9 @@ def test_refusals(schedules, mixtures, exact_field):
     x0 = torch.zeros(2, 1)
     with pytest.raises(ArgumentError, match="lam is -1"):
         EulerMaruyama(10, -1)
-    with pytest.raises(ArgumentError, match="lam is nan"):
-        HeunSDE(10, float("nan"))
+    for lam in ("nan", "inf"):
+        with pytest.raises(ArgumentError, match=f"lam is {lam}"):
+            HeunSDE(10, float(lam))
     with pytest.raises(ArgumentError, match="a log-density needs"):
         EulerMaruyama(10).solve(stochastic(schedules["condot"]), (x0, x0), (0.0, 1.0))
     with pytest.raises(CombinationError, match="EulerMaruyama reads 'stochastic', and this field offers velocity"):

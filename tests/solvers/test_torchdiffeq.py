@@ -14,6 +14,7 @@ from fmkit.solvers import (
     Bosh3,
     Dopri5,
     Dopri8,
+    Fehlberg2,
     ShiftedGrid,
     TorchdiffeqEuler,
     TorchdiffeqExplicitAdams,
@@ -70,6 +71,47 @@ def test_tolerance_is_honoured(cls, times):
     assert tight < 1e-5
     assert second.nfe[0] > first.nfe[0]
     assert second.accepted[0] > first.accepted[0]
+
+
+@pytest.mark.parametrize(
+    ("cls", "nodes"),
+    [
+        (TorchdiffeqEuler, [0]),
+        (TorchdiffeqMidpoint, [0, 1 / 2]),
+        (TorchdiffeqHeun2, [0, 1]),
+        (TorchdiffeqHeun3, [0, 1 / 3, 2 / 3]),
+        (TorchdiffeqRK4, [0, 1 / 3, 2 / 3, 1]),
+    ],
+)
+def test_the_nodes_of_a_step_are_those_of_the_method_named(cls, nodes):
+    seen = []
+    cls(1).solve(lambda t, x: (seen.append(float(t)), x)[1], torch.ones(1, 1), (0.0, 1.0))
+    assert seen == pytest.approx(nodes)
+    assert cls().steps == 100
+
+
+@pytest.mark.parametrize(("cls", "stages"), [(AdaptiveHeun, 1), (Fehlberg2, 2), (Bosh3, 3), (Dopri5, 6), (Dopri8, 13)])
+def test_a_step_costs_the_stages_of_the_method_named(cls, stages):
+    """Two evaluations to begin with (the slope, and a first step's length), and the last stage is the next's first."""
+    _, solution = solve(cls(1e-6, 1e-6))
+    assert (solution.nfe == 2 + stages * (solution.accepted + solution.rejected)).all()
+    assert cls.method == {AdaptiveHeun: "adaptive_heun"}.get(cls, cls.__name__.lower())
+
+
+def test_the_tolerance_is_the_papers_unless_said():
+    default, said = solve(Dopri5())[1], solve(Dopri5(1e-5, 1e-5, 10_000))[1]
+    assert torch.equal(default.final, said.final)
+    assert not torch.equal(default.final, solve(Dopri5(1.1e-5, 1e-5))[1].final)
+    assert not torch.equal(default.final, solve(Dopri5(1e-5, 1.1e-5))[1].final)
+    assert (Dopri5().rtol, Dopri5().atol, Dopri5().max_steps) == (1e-5, 1e-5, 10_000)
+
+
+@pytest.mark.parametrize("cls", [TorchdiffeqRK4, TorchdiffeqExplicitAdams])
+def test_states_between_steps_are_interpolated_by_cubics(cls):
+    """On x = t³ + t² (its slope known) a cubic through values and slopes of a step's ends is exact."""
+    stops = (0.0, 0.13, 0.5, 0.77, 1.0)
+    states = cls(4).solve(lambda t, x: torch.full_like(x, 3 * t**2 + 2 * t), torch.zeros(1, 1).double(), stops).states
+    assert [s.item() for s in states] == pytest.approx([t**3 + t**2 for t in stops], abs=1e-12)
 
 
 def test_higher_orders_are_cheaper_at_tight_tolerances():

@@ -90,15 +90,21 @@ class AffinePath(ProbabilityPath):
         at, rate = self.coefficients(t), self.rates(t)
         x = widen(at.alpha, x1) * x1 + widen(at.sigma, x0) * x0
         velocity = widen(rate.alpha, x1) * x1 + widen(rate.sigma, x0) * x0
-        if at.gamma is None or rate.gamma is None:
+        if at.gamma is None:
             return PathSample(t, x, x0, x1, velocity)
+        if rate.gamma is None:
+            raise ArgumentError(f"{type(self).__name__} has a gamma, and its rates leave out gamma'")
         z = normal_like(x, generator)
         return PathSample(t, x + widen(at.gamma, z) * z, x0, x1, velocity + widen(rate.gamma, z) * z, z)
 
     @property
     def has_latent(self) -> bool:
         """Whether the path adds noise of its own."""
-        return self.gamma(torch.tensor([0.5], dtype=torch.float64)) is not None
+        return self.gamma(torch.tensor(self.interval, dtype=torch.float64)) is not None
+
+    @property
+    def _latents(self) -> int:
+        return 3 if self.has_latent else 2
 
     def start(self, source: Source, t0: float | None = None) -> Source:
         """The law of sigma(t0) x0 + gamma(t0) z; the data's part alpha(t0) x1 is left out, as in the paper."""
@@ -145,7 +151,7 @@ class AffinePath(ProbabilityPath):
 
     def _solve(self, t: Tensor, want: str, given: tuple[str, ...]) -> list[Tensor]:
         """The weights w, each `(B,)`, with want = w0 state + sum of w_i given_i, row by row over the latents."""
-        size = 3 if self.has_latent else 2
+        size = self._latents
         if len(given) != size - 1:
             raise CombinationError(
                 f"{type(self).__name__} has {size} latents: {want!r} needs the state and {size - 1} view(s) more, "
@@ -172,7 +178,7 @@ class AffinePath(ProbabilityPath):
             CombinationError: if they determine it nowhere, because two of them say the same.
         """
         low, high = self.interval
-        size = 3 if self.has_latent else 2
+        size = self._latents
         t = torch.linspace(low, high, 9, dtype=torch.float64)
         at, rate = self.coefficients(t), self.rates(t)
         whole = _determinant([_row(view, at, rate, size) for view in ("state", *given)])

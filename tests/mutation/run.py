@@ -1,0 +1,341 @@
+"""Mutation testing of the numerical core: which wrong programs would the tests let pass?
+
+    python -m pip install -e '.[all]' --group test --group mutation
+    python tests/mutation/run.py paths/affine solvers/sde    # some modules; all of them by default
+
+One module at a time, over the fast tests of that module alone. Two tools share the work. mutmut mutates the bodies of
+functions and forks for each mutant, about ten a second, but leaves alone what runs at import or under a decorator
+(tableaux, class attributes, constants, properties); there cosmic-ray mutates, with a process for each mutant. Messages
+of errors are left out. What is answered already is kept under build/mutation, so a run that was interrupted goes on
+where it was. A module is run afresh when it has changed; when only its tests have, what they killed counts as killed
+still, and survivors are tried again.
+
+The record is RESULTS.md beside this file. Reasons for survivors are written into it by hand, and a later run keeps them
+wherever the same line survives the same change. Exits with 1 if a survivor has no reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import collections
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD, RECORD = ROOT / "build" / "mutation", Path(__file__).with_name("RESULTS.md")
+BIN = Path(sys.executable).parent
+
+# Each module, and the tests it has to stand up to.
+MODULES = {
+    "paths/base": "paths",
+    "paths/affine": "paths",
+    "paths/transport": "paths",
+    "paths/diffusion": "paths",
+    "paths/bridge": "paths",
+    "paths/gaussian": "paths",
+    "sources": "test_sources.py",
+    "couplings/base": "couplings",
+    "couplings/independent": "couplings",
+    "couplings/optimal_transport": "couplings",
+    "fields/base": "fields/test_base.py",
+    "fields/guidance": "fields/test_guidance.py",
+    "fields/rescheduling": "fields/test_rescheduling.py",
+    "objectives/regression": "objectives/test_regression.py",
+    "objectives/times": "objectives/test_times.py",
+    "solvers/base": "solvers/test_base.py solvers/test_fixed_step.py",
+    "solvers/fixed_step": "solvers/test_base.py solvers/test_fixed_step.py",
+    "solvers/grids": "solvers/test_grids.py solvers/test_fixed_step.py",
+    "solvers/runge_kutta": "solvers/test_runge_kutta.py",
+    "solvers/multistep": "solvers/test_multistep.py",
+    "solvers/torchdiffeq": "solvers/test_torchdiffeq.py solvers/test_base.py",
+    "solvers/scipy": "solvers/test_scipy.py solvers/test_base.py",
+    "solvers/sde": "solvers/test_sde.py",
+    "shapes": "test_shapes.py",
+    "transforms": "test_transforms.py",
+    "differentiation": "test_differentiation.py",
+    "divergence": "test_divergence.py",
+    "flow": "test_flow.py",
+    "oracle/mixture": "oracle",
+    "oracle/posterior": "oracle",
+    "oracle/field": "oracle",
+    "oracle/floor": "oracle",
+    "metrics/likelihood": "metrics/test_likelihood.py",
+}
+
+MUTMUT = """
+[tool.mutmut]
+source_paths = ["src"]
+only_mutate = ["src/fmkit/{module}.py"]
+pytest_add_cli_args_test_selection = {tests}
+do_not_mutate_patterns = ['raise \\w+Error\\(', '^\\s*f?"']
+use_git_change_detection = false
+timeout_multiplier = 20.0
+timeout_constant = 5.0
+"""
+
+COSMIC_RAY = """
+[cosmic-ray]
+module-path = "src/fmkit/{module}.py"
+timeout = 300.0
+test-command = "{python} -m pytest -x -q -p no:cacheprovider {tests}"
+
+[cosmic-ray.distributor]
+name = "local"
+
+[cosmic-ray.filters.line-filter.lines]
+"src/fmkit/{module}.py" = {lines}
+
+[cosmic-ray.filters.operators-filter]
+exclude-operators = {excluded}
+"""
+
+# Of cosmic-ray's operators, those that mutmut has too: one replacement each, and both neighbours of a number.
+OPERATORS = (
+    "NumberReplacer|ReplaceTrueWithFalse|ReplaceFalseWithTrue|ReplaceAndWithOr|ReplaceOrWithAnd|AddNot|"
+    "ReplaceUnaryOperator_(USub_UAdd|Delete_Not|Delete_Invert)|"
+    "ReplaceBinaryOperator_(Add_Sub|Sub_Add|Mul_Div|Div_Mul|Pow_Mul|FloorDiv_Div|BitAnd_BitOr|BitOr_BitAnd)|"
+    "ReplaceComparisonOperator_(Lt_LtE|LtE_Lt|Gt_GtE|GtE_Gt|Eq_NotEq|NotEq_Eq|Is_IsNot|IsNot_Is)"
+)
+
+
+class Mutant(NamedTuple):
+    """A change to a module: how the tests took it (killed, survived, timeout, ...), where and what it is, unless it was
+    killed at once, and the tool's command that writes it into the file."""
+
+    status: str
+    line: int
+    old: str
+    new: str
+    apply: tuple[str, ...]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("modules", nargs="*", metavar="module", help="as paths/affine; all of the core by default")
+    parser.add_argument("--jobs", type=int, default=2, help="mutants at once, of mutmut's")
+    parser.add_argument("--fresh", action="store_true", help="forget earlier answers")
+    options = parser.parse_args()
+    if unknown := set(options.modules) - set(MODULES):
+        parser.error(f"no such module: {', '.join(sorted(unknown))}; there are {', '.join(MODULES)}")
+    unexplained = 0
+    for module in options.modules or MODULES:
+        mutants = run(module, options.jobs, options.fresh)
+        counts = collections.Counter(mutant.status for mutant in mutants)
+        alive = sorted(mutant for mutant in mutants if mutant.status != "killed")
+        unexplained += record(module, counts, alive)
+        print(f"{module}: {len(mutants)} mutants, {', '.join(f'{n} {status}' for status, n in counts.items())}")
+        for status, line, old, new, _ in alive:
+            print(f"    {status} {module}.py:{line}\n      - {old}\n      + {new}", flush=True)
+    return 1 if unexplained else 0
+
+
+def run(module: str, jobs: int, fresh: bool) -> list[Mutant]:
+    """All mutants of a module, with how its tests took them."""
+    folder, source = BUILD / module.replace("/", "."), ROOT / "src" / "fmkit" / f"{module}.py"
+    tests = [f"tests/{path}" for path in MODULES[module].split()]
+    first, kept = folder / "first.json", folder / "source.py"
+    if fresh or not kept.exists() or kept.read_text() != source.read_text():
+        shutil.rmtree(folder, ignore_errors=True)
+    for name in ("src", "tests"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "mutation"))
+    shutil.copy(source, kept)
+    pyproject = (ROOT / "pyproject.toml").read_text() + MUTMUT.format(module=module, tests=json.dumps(tests))
+    (folder / "pyproject.toml").write_text(pyproject)
+    if not first.exists():
+        mutants = [*inside_functions(module, folder, jobs), *outside_functions(module, folder, tests)]
+        first.write_text(json.dumps(mutants))
+    mutants = [Mutant(*m[:4], tuple(m[4])) for m in json.loads(first.read_text())]
+    return [m if m.status in ("killed", "timeout") else again(m, module, folder, tests) for m in mutants]
+
+
+def again(mutant: Mutant, module: str, folder: Path, tests: list[str]) -> Mutant:
+    """A survivor's second trial, written into its file, in a process of its own.
+
+    mutmut's forks begin when the tests are imported already, and what a test module made at import was then made by the
+    program as it should be. And tests may have been added since the first trial.
+    """
+    files = [f for path in tests for f in sorted(folder.glob(path if path.endswith(".py") else f"{path}/*.py"))]
+    digest = hashlib.sha256(b"\0".join(f.read_bytes() for f in [folder / "tests" / "conftest.py", *files])).hexdigest()
+    noted, name = folder / "again.json", " ".join(mutant.apply)
+    answers = json.loads(noted.read_text()) if noted.exists() else {}
+    killed, by = answers.get(name, (False, ""))
+    if not killed and by != digest:
+        source = folder / "src" / "fmkit" / f"{module}.py"
+        plain = source.read_text()
+        try:
+            _call(mutant.apply, folder)
+            killed = _run([sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests], folder) != 0
+        finally:
+            source.write_text(plain)
+        answers[name] = (killed, digest)
+        noted.write_text(json.dumps(answers))
+    return mutant._replace(status="killed" if killed else "survived")
+
+
+def inside_functions(module: str, folder: Path, jobs: int) -> Iterator[Mutant]:
+    """mutmut's mutants, after the first trial."""
+    if _run([BIN / "mutmut", "run", "--max-children", str(jobs)], folder):
+        said = (folder / "log").read_text()
+        if "could not find any test case for any mutant" not in said:  # of a module without a function to mutate
+            raise SystemExit(f"mutmut failed: see {folder / 'log'}")
+    lines = (folder / "src" / "fmkit" / f"{module}.py").read_text().splitlines()
+    for name, status in re.findall(r"^\s+(\S+): (.+)$", _call(["mutmut", "results", "--all", "true"], folder), re.M):
+        apply = ("mutmut", "apply", name)
+        if status == "killed":
+            yield Mutant(status, 0, "", "", apply)
+        else:
+            yield Mutant(status, *_change(_call(["mutmut", "show", name], folder), lines, name), apply)
+
+
+def outside_functions(module: str, folder: Path, tests: list[str]) -> Iterator[Mutant]:
+    """cosmic-ray's mutants of what mutmut leaves alone, after the first trial."""
+    from cosmic_ray.plugins import operator_names
+    from cosmic_ray.work_db import use_db
+
+    source = folder / "src" / "fmkit" / f"{module}.py"
+    spans = list(_left_alone(ast.parse(source.read_text())))
+    if not spans:
+        return
+    config = COSMIC_RAY.format(
+        module=module,
+        tests=" ".join(tests),
+        python=sys.executable,
+        lines=json.dumps([f"{a}-{b}" for a, b in spans]),
+        excluded=json.dumps([f"{name}$" for name in operator_names() if not re.match(f"core/({OPERATORS})$", name)]),
+    )
+    (folder / "cosmic-ray.toml").write_text(config)
+    session = folder / "session.sqlite"
+    if not session.exists():
+        _call(["cosmic-ray", "init", "cosmic-ray.toml", "new.sqlite"], folder)
+        _call(["cr-filter-lines", "new.sqlite", "--config", "cosmic-ray.toml"], folder)
+        _call(["cr-filter-operators", "new.sqlite", "cosmic-ray.toml"], folder)
+        (folder / "new.sqlite").rename(session)
+    _call(["cosmic-ray", "exec", "cosmic-ray.toml", "session.sqlite"], folder)
+    lines = source.read_text().splitlines()
+    with use_db(str(session)) as db:
+        for item, result in db.completed_work_items:
+            if result.test_outcome is None:  # filtered away
+                continue
+            change = item.mutations[0]
+            apply = ("cosmic-ray", "apply", str(change.module_path), change.operator_name, str(change.occurrence))
+            status = "timeout" if result.output == "timeout" else result.test_outcome.value
+            yield Mutant(status, *_change(result.diff, lines), apply)
+
+
+def _left_alone(tree: ast.Module) -> Iterator[tuple[int, int]]:
+    """Lines that mutmut does not mutate: what runs at import, and functions under a decorator."""
+    for node in [*tree.body, *(inner for c in tree.body if isinstance(c, ast.ClassDef) for inner in c.body)]:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value and "__all__" not in ast.unparse(node):
+            yield node.lineno, node.end_lineno or node.lineno
+        elif isinstance(node, ast.FunctionDef) and node.decorator_list:
+            if [ast.unparse(d) for d in node.decorator_list] in (["staticmethod"], ["classmethod"]):
+                continue
+            for statement in node.body:
+                messages = [r for r in ast.walk(statement) if isinstance(r, ast.Raise)]
+                text = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+                if not text and statement not in messages:
+                    last = min([r.lineno - 1 for r in messages], default=statement.end_lineno or statement.lineno)
+                    yield statement.lineno, last
+
+
+def _change(diff: str, lines: list[str], name: str = "") -> tuple[int, str, str]:
+    """The line of the module that a diff is about, the code before, and the code after."""
+    rows = [row for row in diff.splitlines() if not re.match(r"---|\+\+\+", row)]
+    old, new = ([row[1:].strip() for row in rows if row.startswith(sign)] for sign in "-+")
+    # mutmut counts lines from the beginning of the function, which its mutant is named after: look for that first.
+    start = 0
+    for part in re.findall(r"(?:ǁ|x_)(\w+?)(?=ǁ|__mutmut)", name):
+        pattern = rf"(class|\s*def) {part}\b"
+        start = next((i for i, row in enumerate(lines[start:], start) if re.match(pattern, row)), start)
+    line = next((i for i, row in enumerate(lines[start:], start + 1) if old and row.strip() == old[0]), start + 1)
+    return line, " ".join(old), " ".join(new)
+
+
+def record(module: str, counts: collections.Counter[str], alive: list[Mutant]) -> int:
+    """Write the module's section of RESULTS.md anew, keeping reasons; how many of those alive have none."""
+    text = RECORD.read_text() if RECORD.exists() else ""
+    sections = dict(re.findall(r"^## (\S+)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
+    reasons = dict(re.findall(r"^\| \d+ \| (.+) \| ([^|]*) \|$", sections.get(module, ""), re.MULTILINE))
+    rows, missing = [], 0
+    for status, line, old, new, _ in sorted(alive, key=lambda m: m.line):
+        change = f"{_code(old)} → {_code(new)}" + (f" ({status})" if status != "survived" else "")
+        reason = reasons.get(change, "").strip()
+        missing += not reason
+        rows.append(f"| {line} | {change} | {reason} |")
+    figures = counts.total(), counts["killed"], counts["timeout"], len(alive) - counts["timeout"]
+    today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+    head = "\n{}: {} mutants, {} killed, {} timed out, {} survived.\n".format(today, *figures)
+    table = ["", "| line | change | reason |", "|---|---|---|", *rows, ""] if rows else [""]
+    sections[module] = head + "\n".join(table) + "\n"
+    RECORD.write_text(_head(sections) + "".join(f"## {m}\n{sections[m]}" for m in MODULES if m in sections))
+    return missing
+
+
+def _code(text: str) -> str:
+    return "`" + text.replace("|", "∣") + "`"
+
+
+def _head(sections: dict[str, str]) -> str:
+    """The record's beginning: how it was made, and a table of all modules."""
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("mutmut", "cosmic-ray", "torch"))
+    rows, sums = [], [0, 0, 0, 0]
+    for module in MODULES:
+        counted = re.search(r"(\d+) mutants, (\d+) killed, (\d+) timed out, (\d+) survived", sections.get(module, ""))
+        if counted:
+            figures = [int(figure) for figure in counted.groups()]
+            sums = [a + b for a, b in zip(sums, figures, strict=True)]
+            rows.append(_row(f"`{module}`", figures))
+    lines = [
+        "# Mutation testing",
+        "",
+        "Written by `python tests/mutation/run.py`, which says what it does; the reasons are written by hand. A mutant",
+        "that makes a program endless ends in a timeout, which counts as killed; all timeouts are listed all the same.",
+        f"Python {sys.version.split()[0]}, {versions}.",
+        "",
+        "| module | mutants | killed | timeouts | survived | score |",
+        "|---|---|---|---|---|---|",
+        *rows,
+        _row("**all**", sums),
+        "",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _row(name: str, figures: list[int]) -> str:
+    total, killed, timeouts, survived = figures
+    score = 100 * (killed + timeouts) / total if total else 100.0
+    return f"| {name} | {total} | {killed} | {timeouts} | {survived} | {score:.1f} % |"
+
+
+def _call(command: Sequence[str], folder: Path) -> str:
+    """The output of one of the tools' commands, run in a folder."""
+    if _run([BIN / command[0], *command[1:]], folder):
+        raise SystemExit(f"{' '.join(command)} failed: see {folder / 'log'}")
+    return (folder / "output").read_text()
+
+
+def _run(command: Sequence[str | Path], folder: Path) -> int:
+    """The exit status of a command, run in a folder with that folder's fmkit; what it says goes to files there."""
+    env = {**os.environ, "PYTHONPATH": str(folder / "src"), "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
+    done = subprocess.run(list(map(str, command)), cwd=folder, env=env, capture_output=True, text=True, check=False)
+    (folder / "output").write_text(done.stdout)
+    with (folder / "log").open("a") as log:
+        log.write(f"$ {' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
+    return done.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
