@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from fmkit.divergence import HutchinsonDivergence
+from fmkit.divergence import ExactDivergence, HutchinsonDivergence
 from fmkit.errors import ArgumentError, CombinationError
 from fmkit.fields import MLP, VectorField
 from fmkit.flow import Flow
@@ -21,7 +21,18 @@ from fmkit.paths import (
     VariancePreserving,
 )
 from fmkit.shapes import widen
-from fmkit.solvers import DOP853, RK4, Dopri5, Euler, EulerMaruyama, Midpoint
+from fmkit.solvers import (
+    DOP853,
+    RK4,
+    Dopri5,
+    Euler,
+    EulerMaruyama,
+    Fehlberg2,
+    Midpoint,
+    ShiftedGrid,
+    TorchdiffeqEuler,
+    TorchdiffeqRK4,
+)
 from fmkit.sources import Empirical, Gaussian, Uniform
 from fmkit.transforms import Affine
 
@@ -399,10 +410,51 @@ class TestFewSteps:
         with pytest.warns(UserWarning, match="off by about"):
             flow.sample_with_log_prob(3, solver=Euler(4))
 
-    def test_is_silent_where_the_steps_suffice_or_the_divergence_is_random(self):
+    def test_is_silent_where_the_steps_suffice(self):
         flow, x = Flow(Gaussian(), Spread(), event_shape=2), torch.ones(5, 2, dtype=torch.float64)
         flow.log_prob(x, solver=RK4(40))
-        flow.log_prob(x, solver=Euler(4), divergence=HutchinsonDivergence())
+        flow.log_prob(x, solver=TorchdiffeqRK4(40))
+        flow.log_prob(x, solver=Dopri5(1e-4, 1e-4))
+        flow.log_prob(x, solver=RK4(40), divergence=HutchinsonDivergence())
+
+    @pytest.mark.parametrize(
+        ("solver", "said"),
+        [
+            (TorchdiffeqEuler(4), "TorchdiffeqEuler in 4 steps"),
+            (Euler(3, ShiftedGrid()), "Euler in 3 steps"),
+            (Fehlberg2(0.1, 0.1), r"Fehlberg2 at a tolerance of 0\.1"),
+        ],
+        ids=repr,
+    )
+    @pytest.mark.parametrize("divergence", [ExactDivergence(), HutchinsonDivergence(2)], ids=repr)
+    def test_whatever_the_solver_and_the_divergence(self, solver, said, divergence, seeded):
+        """Rademacher probes are exact here: the error is the solver's alone, and said in its size."""
+        flow, x = Flow(Gaussian(), Spread(), event_shape=2), torch.ones(5, 2, dtype=torch.float64)
+        exact, generator = flow.log_prob(x, solver=RK4(200)), seeded(0)
+        with pytest.warns(UserWarning, match=f"{said} are off by about") as caught:
+            few = flow.log_prob(x, solver=solver, divergence=divergence, generator=generator)
+        told = float(re.search(r"about ([\d.e+-]+) nats", str(caught[0].message)).group(1))
+        off = (few - exact).abs().mean().item()
+        assert 0.5 * off < told < 2 * off
+        want = seeded(0)
+        HutchinsonDivergence(2).rate(lambda t, y: y, x, want)
+        if not divergence.exact:  # the estimate takes nothing from the user's generator
+            assert torch.equal(generator.get_state(), want.get_state())
+
+    def test_the_warning_points_at_the_users_line(self):
+        with pytest.warns(UserWarning, match="off by about") as caught:
+            Flow(Gaussian(), Spread(), event_shape=2).log_prob(torch.ones(5, 2), solver=Euler(2))
+        assert caught[0].filename == __file__
+
+    def test_conditions_stay_with_the_samples_that_are_tried_again(self):
+        """Twenty samples, twenty conditions, of which one needs more than two steps; the first sixteen are tried."""
+        flow = Flow(Gaussian(), Conditioned(), event_shape=1)
+        x, cond = torch.ones(20, 1), torch.zeros(20)
+        cond[17] = 4.0
+        flow.log_prob(x, cond, solver=Euler(2))
+        cond[3] = 4.0
+        with pytest.warns(UserWarning, match="off by about"):
+            flow.log_prob(x, cond, solver=Euler(2))
 
 
 class Spread(VectorField):
@@ -410,3 +462,59 @@ class Spread(VectorField):
 
     def forward(self, t, x, cond=None):
         return 3 * widen(t, x) * x
+
+
+class Conditioned(VectorField):
+    """dx/dt = c t² x, a row's c its condition: log p changes by c/3, which few steps miss."""
+
+    def forward(self, t, x, cond=None):
+        return widen(cond * t**2, x) * x
+
+
+class TestStandardError:
+    """What the probes leave a log-density with: its size is right, and an exact divergence has none."""
+
+    def test_is_the_spread_of_the_estimate(self, schedules, mixtures, exact_field, seeded):
+        """Of 2,000 estimates from 8 probes each: unbiased, and the mean square of the error said is their variance."""
+        flow = exact_flow("condot", 2, schedules, mixtures, exact_field, solver=RK4(30))
+        x = torch.tensor([[0.5, -0.3]], dtype=torch.float64).expand(2000, 2)
+        exact = flow.log_prob(x[:1])
+        value, error = flow.log_prob_with_error(x, divergence=HutchinsonDivergence(8, "gaussian"), generator=seeded(0))
+        assert (value - exact).mean().abs() < 4 * value.std() / math.sqrt(2000)
+        assert error.square().mean().item() == pytest.approx(value.var().item(), rel=0.1)
+        same = flow.log_prob(x, divergence=HutchinsonDivergence(8, "gaussian"), generator=seeded(0))
+        assert torch.equal(value, same)
+
+    def test_is_zero_where_the_divergence_is_exact(self, seeded):
+        flow, x = Flow(Gaussian(), Scale(), RK4(20), 2), torch.randn(4, 2, generator=seeded(0), dtype=torch.float64)
+        value, error = flow.log_prob_with_error(x)
+        assert torch.equal(value, flow.log_prob(x))
+        assert (error == 0).all()
+        assert error.shape == (4,)
+
+    def test_of_one_probe_is_not_known(self):
+        flow = Flow(Gaussian(), Scale(), RK4(20), 2, divergence=HutchinsonDivergence())
+        with pytest.raises(ArgumentError, match="one probe has no standard error"):
+            flow.log_prob_with_error(torch.ones(3, 2))
+
+
+class Neighbours(VectorField):
+    """A smooth field of images, every pixel moved by itself and its neighbours."""
+
+    def forward(self, t, x, cond=None):
+        return torch.sin(0.6 * x + 0.5 * x.roll(1, -1) - 0.4 * x.roll(1, -2) + widen(t, x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [8, 28])
+def test_likelihoods_of_images_by_either_divergence_agree_within_the_error(size, dtype, seeded):
+    flow = Flow(Gaussian(), Neighbours(), RK4(6), (1, size, size))
+    x = torch.randn(4, 1, size, size, generator=seeded(0), dtype=torch.float64).to(dtype)
+    exact = flow.log_prob(x)
+    value, error = flow.log_prob_with_error(x, divergence=HutchinsonDivergence(64), generator=seeded(1))
+    assert exact.dtype == value.dtype == dtype
+    assert ((value - exact).abs() < 4.5 * error).all()
+    assert (error < 0.02 * size**2).all()
+    torch.testing.assert_close(
+        exact.double(), flow.log_prob(x.double()), rtol=1e-6 if dtype == torch.float32 else 1e-12, atol=0
+    )

@@ -142,10 +142,7 @@ def read_word(word: str) -> tuple[str, Any]:
     key, equals, text = word.partition("=")
     if not equals or not key or not all(key.split(".")):
         raise ConfigError(f"{word!r} is no key=value, as trainer.steps=2000")
-    try:
-        return key, _yaml("safe").load(text) if text else None
-    except YAMLError:
-        raise ConfigError(f"got {text!r}, which is no YAML value", key) from None
+    return key, parsed(text, key) if text else None
 
 
 def read_file(path: Path) -> tuple[dict[str, Any], Any]:
@@ -303,6 +300,19 @@ def _seeded(seed: int) -> Any:
             yield
 
     return forked()
+
+
+def parsed(text: str, where: str) -> Any:
+    """A value as the command line writes it: YAML, as `{name: hutchinson, probes: 4}`.
+
+    Raises:
+        ConfigError: if it is none.
+    """
+    try:
+        return _yaml("safe").load(text)
+    except YAMLError as error:
+        problem = getattr(error, "problem", None) or "cannot be read"
+        raise ConfigError(f"got {text!r}, which is no YAML value: {problem}", where) from None
 
 
 def _yaml(kind: str) -> YAML:

@@ -14,12 +14,20 @@ from fmkit.randomness import stream
 
 if TYPE_CHECKING:
     from fmkit.data import Split
+    from fmkit.divergence import Divergence
     from fmkit.flow import Flow
 
 QUALITY_SAMPLES = 1000
 
 
-def evaluate(flow: Flow, split: Split, seed: int = 0, samples: int = QUALITY_SAMPLES) -> dict[str, Any]:
+def evaluate(
+    flow: Flow,
+    split: Split,
+    seed: int = 0,
+    samples: int = QUALITY_SAMPLES,
+    dequantizations: int = 1,
+    divergence: Divergence | None = None,
+) -> dict[str, Any]:
     """The figures of a flow on the held-out part of its data.
 
     Args:
@@ -27,6 +35,8 @@ def evaluate(flow: Flow, split: Split, seed: int = 0, samples: int = QUALITY_SAM
         split: the data.
         seed: of the sampling, the dequantization and the projections.
         samples: how many to draw for the sample-quality figures.
+        dequantizations: K of the bits per dimension.
+        divergence: for the likelihood, instead of the flow's own.
 
     Returns:
         `bits_per_dim` with its standard error for integer images, `nll` in nats otherwise (None, with the reason,
@@ -34,7 +44,7 @@ def evaluate(flow: Flow, split: Split, seed: int = 0, samples: int = QUALITY_SAM
         held-out data, each beside its floor, the same distance from training data.
     """
     began = time.monotonic()
-    figures: dict[str, Any] = likelihood(flow, split, seed)
+    figures: dict[str, Any] = likelihood(flow, split, seed, dequantizations, divergence)
     figures["likelihood_seconds"] = round(time.monotonic() - began, 2)
     began = time.monotonic()
     cond = conditions(split, samples, seed)
@@ -46,20 +56,32 @@ def evaluate(flow: Flow, split: Split, seed: int = 0, samples: int = QUALITY_SAM
     return figures | quality(x, split, seed)
 
 
-def likelihood(flow: Flow, split: Split, seed: int) -> dict[str, Any]:
+def likelihood(
+    flow: Flow, split: Split, seed: int, dequantizations: int = 1, divergence: Divergence | None = None
+) -> dict[str, Any]:
     """`bits_per_dim` or `nll` of the held-out data, with the standard error of the mean over it."""
     name = "nll" if split.levels is None else "bits_per_dim"
     try:
         if split.levels is None:
-            value, error = nll(flow, split.test, split.test_cond)
+            generator = stream(seed, "evaluate-likelihood", device=flow.device)
+            value, error = nll(flow, split.test, split.test_cond, divergence=divergence, generator=generator)
             return {"nll": value, "nll_standard_error": error, "held_out": len(split.test)}
         generator = stream(seed, "evaluate-dequantize")
-        bits = bits_per_dim(flow, split.test, levels=split.levels, cond=split.test_cond, generator=generator)
+        bits = bits_per_dim(
+            flow,
+            split.test,
+            split.test_cond,
+            levels=split.levels,
+            samples=dequantizations,
+            divergence=divergence,
+            generator=generator,
+        )
     except CombinationError as error:
         return {name: None, "likelihood_refused": str(error)}
     return {
         "bits_per_dim": bits.mean().item(),
         "bits_per_dim_standard_error": (bits.std() / len(bits) ** 0.5).item(),
+        "dequantizations": dequantizations,
         "held_out": len(bits),
     }
 

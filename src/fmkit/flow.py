@@ -8,25 +8,29 @@ and, through a transform y = T(x) to the model's units, log p(x) = log p1(T(x)) 
 from __future__ import annotations
 
 import contextlib
-import math
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from fmkit.adjoint import solve_by_adjoint
 from fmkit.divergence import Divergence, ExactDivergence
 from fmkit.errors import ArgumentError, CombinationError
 from fmkit.fields import PredictionField, Rescheduled, VectorField, as_field
+from fmkit.likelihood import DOUBTED, Carried, carry, doubt
 from fmkit.parts import Part
 from fmkit.paths import AffinePath
+from fmkit.randomness import stream
 from fmkit.shapes import batch_time, check_data, check_finite
-from fmkit.solvers import Dopri5, FixedStep, Solution, Solver, twice
+from fmkit.solvers import Dopri5, Solution, Solver
 from fmkit.sources import Scaled, Source
 from fmkit.transforms import Transform
+
+# No gradients, those through the solver's steps, or those of the continuous adjoint.
+Gradients = bool | Literal["adjoint"]
 
 
 class Flow(Part):
@@ -40,7 +44,9 @@ class Flow(Part):
         transform: from the user's units to the model's; none by default.
         divergence: how likelihoods take the divergence: exactly by default.
 
-    Samples and densities are in the user's units. No gradients are kept unless `differentiable=True`.
+    Samples and densities are in the user's units. No gradients are kept unless asked for: `differentiable=True` gives
+    those through the solver's steps, and keeps every step in memory; `differentiable="adjoint"` those of the continuous
+    adjoint, in the memory of one step, by a second integration (see `fmkit.adjoint`).
     """
 
     def __init__(
@@ -85,7 +91,7 @@ class Flow(Part):
         *,
         solver: Solver | None = None,
         generator: torch.Generator | None = None,
-        differentiable: bool = False,
+        differentiable: Gradients = False,
     ) -> Tensor:
         """`(n, *event_shape)` samples.
 
@@ -94,7 +100,7 @@ class Flow(Part):
             cond: a condition for each, or one label for all.
             solver: instead of the flow's own.
             generator: the only randomness there is.
-            differentiable: keep gradients with respect to weights and condition.
+            differentiable: keep gradients with respect to weights and condition: True, or "adjoint".
 
         Raises:
             ArgumentError: for n below 1, or a condition of another length.
@@ -103,8 +109,7 @@ class Flow(Part):
         """
         x0, cond = self._begin(n, cond, generator)
         with self._mode(differentiable):
-            y = self._solve(x0, self.interval, cond, solver, generator).final
-            return self.in_data_units(y)
+            return self.in_data_units(self._carried(x0, self.interval, cond, solver, generator, differentiable))
 
     def log_prob(
         self,
@@ -114,26 +119,77 @@ class Flow(Part):
         solver: Solver | None = None,
         divergence: Divergence | None = None,
         generator: torch.Generator | None = None,
-        differentiable: bool = False,
+        differentiable: Gradients = False,
     ) -> Tensor:
         """`(B,)` log-densities, in nats per event, of `(B, *event_shape)` points: of what `sample` draws.
 
-        With a fixed-step solver and the exact divergence the error is estimated on a few samples, and warned of if it
-        is above 0.01 bits per dimension.
+        Few steps make no likelihood: with a fixed-step solver, or an adaptive one whose tolerance is above 1e-3, the
+        error is estimated on a few samples and warned of if it is above 0.01 bits per dimension.
+
+        Args:
+            x: the points, in the user's units.
+            cond: a condition for each, or one label for all.
+            solver: instead of the flow's own.
+            divergence: instead of the flow's own.
+            generator: of a stochastic divergence's probes.
+            differentiable: keep gradients with respect to x, weights and condition: True, or "adjoint".
 
         Raises:
             ArgumentError: for points of another shape, or not finite.
             CombinationError: if there is no such density (a source without one, a manifold, an SDE solver).
             SolverError: if the integration does not reach its end.
         """
+        return self._scored(x, cond, solver, divergence, generator, differentiable)[0]
+
+    def log_prob_with_error(
+        self,
+        x: Tensor,
+        cond: Any = None,
+        *,
+        solver: Solver | None = None,
+        divergence: Divergence | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """`log_prob`, and the standard error `(B,)` that a stochastic divergence leaves it with, from its probes.
+
+        The error is 0 for an exact divergence; the solver's own is not in it. Arguments and errors as of `log_prob`.
+
+        Raises:
+            ArgumentError: also for a stochastic divergence of a single probe, whose error is not known.
+
+        Examples:
+            >>> import fmkit, torch
+            >>> field = fmkit.MixtureOracle(fmkit.paths.CondOT(), means=[[-2.0, 0.0], [2.0, 1.0]], std=0.5)
+            >>> flow = fmkit.Flow(fmkit.sources.Gaussian(), field, event_shape=2)
+            >>> x, generator = torch.tensor([[0.3, 0.2]]), torch.Generator().manual_seed(0)
+            >>> probes = fmkit.HutchinsonDivergence(probes=100)
+            >>> value, error = flow.log_prob_with_error(x, divergence=probes, generator=generator)
+            >>> bool((value - flow.log_prob(x)).abs() < 3 * error)
+            True
+        """
+        log_prob, carried = self._scored(x, cond, solver, divergence, generator, False)
+        return log_prob, carried.standard_error
+
+    def _scored(
+        self,
+        x: Tensor,
+        cond: Any,
+        solver: Solver | None,
+        divergence: Divergence | None,
+        generator: torch.Generator | None,
+        differentiable: Gradients,
+    ) -> tuple[Tensor, Carried]:
         x = self._check_points(x)
         cond = self._condition(cond, len(x))
         with self._mode(differentiable):
             dtype = self._precision(x.dtype)
             y = (x if self.transform is None else self.transform(x)).to(dtype)
-            y0, change = self._augmented(y, self.interval[::-1], cond, solver, divergence, generator)
-            log_prob = self.start.log_prob(y0, cond) + change
-            return log_prob if self.transform is None else log_prob + self.transform.log_det(x).to(dtype)
+            carried = self._augmented(y, self.interval[::-1], cond, solver, divergence, generator, differentiable)
+            log_prob = self.start.log_prob(carried.x, cond) + carried.integral
+            self._doubt(y, log_prob, cond, solver, divergence)
+            if self.transform is not None:
+                log_prob = log_prob + self.transform.log_det(x).to(dtype)
+            return log_prob, carried
 
     def sample_with_log_prob(
         self,
@@ -143,16 +199,17 @@ class Flow(Part):
         solver: Solver | None = None,
         divergence: Divergence | None = None,
         generator: torch.Generator | None = None,
-        differentiable: bool = False,
+        differentiable: Gradients = False,
     ) -> tuple[Tensor, Tensor]:
         """Samples `(n, *event_shape)` and their log-densities `(n,)`, in one integration; errors as of the two."""
         y0, cond = self._begin(n, cond, generator)
         with self._mode(differentiable):
-            y, change = self._augmented(y0, self.interval, cond, solver, divergence, generator)
-            log_prob = self.start.log_prob(y0, cond) - change
+            carried = self._augmented(y0, self.interval, cond, solver, divergence, generator, differentiable)
+            log_prob = self.start.log_prob(y0, cond) - carried.integral
+            self._doubt(carried.x, log_prob, cond, solver, divergence)
             if self.transform is None:
-                return y, log_prob
-            x = self.transform.inverse(y)
+                return carried.x, log_prob
+            x = self.transform.inverse(carried.x)
             return x, log_prob + self.transform.log_det(x)
 
     def transport(
@@ -164,7 +221,7 @@ class Flow(Part):
         *,
         solver: Solver | None = None,
         generator: torch.Generator | None = None,
-        differentiable: bool = False,
+        differentiable: Gradients = False,
     ) -> Tensor:
         """Points `(B, *event_shape)` carried along the flow from time t0 to t1, forward or backward.
 
@@ -179,9 +236,8 @@ class Flow(Part):
         with self._mode(differentiable):
             if self.transform is not None and begin == self.interval[1]:
                 x = self.transform(x)
-            y = self._solve(
-                x.to(self._precision(x.dtype)), (begin, end), self._condition(cond, len(x)), solver, generator
-            ).final
+            x, cond = x.to(self._precision(x.dtype)), self._condition(cond, len(x))
+            y = self._carried(x, (begin, end), cond, solver, generator, differentiable)
             return self.transform.inverse(y) if self.transform is not None and end == self.interval[1] else y
 
     def rescheduled(self, path: AffinePath) -> Flow:
@@ -287,6 +343,22 @@ class Flow(Part):
         check_reads(solver, self.field)
         return solver.solve(self._bound(solver.reads, cond), x, times, generator=generator)
 
+    def _carried(
+        self,
+        x: Tensor,
+        times: Sequence[float],
+        cond: Any,
+        solver: Solver | None,
+        generator: torch.Generator | None,
+        differentiable: Gradients,
+    ) -> Tensor:
+        """The end of x, with the gradients asked for."""
+        if differentiable != "adjoint":
+            return self._solve(x, times, cond, solver, generator).final
+        solver = self.solver if solver is None else solver
+        check_reads(solver, self.field)
+        return solve_by_adjoint(solver, self._bound(solver.reads, cond), x, times, self._inputs(cond))
+
     def _augmented(
         self,
         x: Tensor,
@@ -295,9 +367,11 @@ class Flow(Part):
         solver: Solver | None,
         divergence: Divergence | None,
         generator: torch.Generator | None,
-    ) -> tuple[Tensor, Tensor]:
+        differentiable: Gradients,
+    ) -> Carried:
         """The end of x, and the integral of the divergence along the way, in the direction of `times`."""
         solver = self.solver if solver is None else solver
+        divergence = self.divergence if divergence is None else divergence
         if solver.reads != "velocity":
             raise CombinationError(
                 f"{type(solver).__name__} reads {solver.reads!r}: a log-density needs a solver of ODEs"
@@ -307,21 +381,35 @@ class Flow(Part):
                 "this flow lives on a manifold: the divergence in ambient coordinates is not the rate of its "
                 "log-density"
             )
-        divergence = divergence or self.divergence
-        rate = divergence.rate(self._bound("velocity", cond), x, generator)
-        end = solver.solve(lambda t, s: rate(t, s[0]), _with_integral(x), times).final
-        if isinstance(solver, FixedStep) and isinstance(divergence, ExactDivergence):
-            rows = x[:DOUBTED].detach()
-            few = None if cond is None else cond[:DOUBTED]
-            rate = divergence.rate(self._bound("velocity", few), rows)
-            with torch.no_grad():
-                finer = twice(solver).solve(lambda t, s: rate(t, s[0]), _with_integral(rows), times).final
-            _warn_if_off(solver, end[1][:DOUBTED].detach() - finer[1], self.event_shape)
-        return end
+        inputs = self._inputs(cond) if differentiable == "adjoint" else None
+        return carry(self._bound("velocity", cond), x, times, solver, divergence, generator, inputs)
+
+    def _doubt(
+        self, y: Tensor, log_prob: Tensor, cond: Any, solver: Solver | None, divergence: Divergence | None
+    ) -> None:
+        """Warn if log-densities of points at the data end, in the model's units, are those of too few steps."""
+        divergence = self.divergence if divergence is None else divergence
+        y, cond = y[:DOUBTED].detach(), None if cond is None else cond[:DOUBTED]
+        f = self._bound("velocity", cond)
+
+        def score(solver: Solver) -> Tensor:
+            generator = stream(0, "doubt", device=y.device)  # the same probes for all, and none of the user's
+            carried = carry(f, y, self.interval[::-1], solver, divergence, generator)
+            return self.start.log_prob(carried.x, cond) + carried.integral
+
+        done = log_prob[:DOUBTED] if divergence.exact else None
+        doubt(score, self.solver if solver is None else solver, y[0].numel(), done)
+
+    def _inputs(self, cond: Any) -> list[Tensor]:
+        """What gradients are wanted of besides the points: weights, and a condition."""
+        given = [cond] if isinstance(cond, Tensor) else []
+        return [part for part in (*self.field.parameters(), *given) if part.requires_grad]
 
     @contextlib.contextmanager
-    def _mode(self, differentiable: bool) -> Iterator[None]:
+    def _mode(self, differentiable: Gradients) -> Iterator[None]:
         """Dropout off, and gradients only where they are asked for."""
+        if not isinstance(differentiable, bool) and differentiable != "adjoint":
+            raise ArgumentError(f"differentiable is {differentiable!r}, expected True, False or 'adjoint'")
         modes = [(module, module.training) for module in self.field.modules()]
         self.field.eval()
         try:
@@ -330,26 +418,6 @@ class Flow(Part):
         finally:
             for module, training in modes:  # one by one: a frozen submodule stays frozen
                 module.training = training
-
-
-DOUBTED = 16  # samples whose likelihood is taken again with twice the steps
-TOLERATED = 0.01  # bits per dimension
-
-
-def _with_integral(x: Tensor) -> tuple[Tensor, Tensor]:
-    return x, torch.zeros(len(x), dtype=x.dtype, device=x.device)
-
-
-def _warn_if_off(solver: FixedStep, difference: Tensor, event_shape: tuple[int, ...]) -> None:
-    """A likelihood of few steps is no likelihood: say by how much it is off, by Richardson's estimate."""
-    error = difference.double().abs().mean().item() / (1 - 0.5**solver.order)
-    bits = error / (math.log(2) * max(1, math.prod(event_shape)))
-    if not bits <= TOLERATED:
-        warnings.warn(
-            f"log-densities by {type(solver).__name__} in {solver.steps} steps are off by about {error:.2g} nats a "
-            f"sample ({bits:.2g} bits per dimension), as twice the steps show; take more steps, or an adaptive solver",
-            stacklevel=5,
-        )
 
 
 def check_reads(solver: Solver, field: VectorField) -> None:

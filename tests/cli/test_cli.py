@@ -141,6 +141,19 @@ def test_evaluate_says_the_same_again(moons, capsys):
     assert f"{before['nll']:.3f} ±" in capsys.readouterr().out
 
 
+def test_evaluate_takes_a_divergence_and_dequantizations(moons, capsys, monkeypatch):
+    before = json.loads((moons / "metrics.json").read_text())
+    assert run("evaluate", moons, "--divergence", "{name: hutchinson, probes: 50}", "--json") == 0
+    after = json.loads(capsys.readouterr().out)
+    assert after["nll"] != before["nll"]
+    assert after["nll"] == pytest.approx(before["nll"], abs=0.1)
+    asked = []
+    monkeypatch.setattr("fmkit.evaluation.likelihood", lambda *a: asked.append(a) or {"nll": None})
+    assert run("evaluate", moons, "-k", "3", "--divergence", "exact", "--json") == 0
+    assert asked[0][3] == 3
+    assert asked[0][4].exact
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
@@ -154,6 +167,7 @@ def test_evaluate_says_the_same_again(moons, capsys):
         (("sample", "nowhere", "-o", "no/where/s.npz"), 2, "--out: there is no folder no/where"),
         (("sample", "nowhere", "-o", "s.png", "--log-prob"), 2, "--log-prob"),
         (("evaluate", "nowhere"), 2, "nowhere holds no run"),
+        (("evaluate", "nowhere", "-k", "0"), 2, "Invalid value for '-k'"),
         (("plugins", "list", "pathz"), 2, "no kind of part is called 'pathz'; did you mean 'paths'?"),
         (("plugins", "info", "condott"), 2, "did you mean 'condot'?"),
         (("plugins", "info", "uniform"), 2, "write sources/uniform or "),

@@ -6,11 +6,12 @@ import pytest
 import scipy.stats
 import torch
 
+from fmkit.divergence import HutchinsonDivergence
 from fmkit.errors import ArgumentError
 from fmkit.fields import VectorField
 from fmkit.flow import Flow
-from fmkit.metrics import bits_per_dim, nll
-from fmkit.solvers import Euler
+from fmkit.metrics import bits_per_dim, bits_per_dim_with_error, nll
+from fmkit.solvers import RK4, Euler
 from fmkit.sources import Gaussian
 from fmkit.transforms import Affine
 
@@ -127,6 +128,51 @@ class TestBitsPerDim:
     def test_mistakes_are_refused(self, flow, x, arguments, message):
         with pytest.raises(ArgumentError, match=message):
             bits_per_dim(flow, x, **{"levels": LEVELS, **arguments})
+
+
+class Shear(VectorField):
+    """v = A x + sin(B x) with A and B full: its Jacobian is not diagonal, so probes have noise."""
+
+    def forward(self, t, x, cond=None):
+        flat = x.flatten(1)
+        a = 0.2 * torch.randn(2, flat.shape[1], flat.shape[1], generator=seeded(9), dtype=torch.float64).to(x.dtype)
+        return (flat @ a[0] + torch.sin(flat @ a[1])).reshape(x.shape)
+
+
+class TestErrorOfTheProbes:
+    """bits_per_dim_with_error: the same dequantizations whatever the divergence, and an honest error."""
+
+    def flow(self, divergence=None):
+        return Flow(Gaussian(2.0), Shear(), RK4(6), (1, 3, 3), Affine(8.5, 4.0), divergence)
+
+    def images(self, n):
+        return torch.randint(17, (1, 1, 3, 3), generator=seeded(2)).expand(n, 1, 3, 3)
+
+    @pytest.mark.parametrize("samples", [1, 4])
+    def test_is_how_far_the_stochastic_figure_is_off(self, samples):
+        exact, none = bits_per_dim_with_error(
+            self.flow(), self.images(400), levels=LEVELS, samples=samples, generator=seeded(3)
+        )
+        assert (none == 0).all()
+        probes = HutchinsonDivergence(32, "gaussian")
+        bits, error = bits_per_dim_with_error(
+            self.flow(probes), self.images(400), levels=LEVELS, samples=samples, generator=seeded(3)
+        )
+        z = (bits - exact) / error
+        assert z.square().mean().sqrt().item() == pytest.approx(1.0, abs=0.15)
+        assert torch.equal(
+            bits,
+            bits_per_dim(self.flow(probes), self.images(400), levels=LEVELS, samples=samples, generator=seeded(3)),
+        )
+
+    def test_of_one_probe_is_not_known(self):
+        with pytest.raises(ArgumentError, match="one probe has no standard error"):
+            bits_per_dim_with_error(self.flow(HutchinsonDivergence()), self.images(2), levels=LEVELS)
+
+    def test_two_calls_with_one_generator_have_probes_of_their_own(self):
+        generator, flow = seeded(3), self.flow(HutchinsonDivergence(2))
+        first, second = (bits_per_dim(flow, self.images(2), levels=LEVELS, generator=generator) for _ in range(2))
+        assert not torch.equal(first, second)
 
 
 class TestNLL:

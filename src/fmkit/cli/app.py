@@ -83,12 +83,18 @@ def sample(
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     seed: Annotated[int, typer.Option(help="Of the sampling and the dequantization.")] = 0,
+    k: Annotated[
+        int, typer.Option("-k", "--dequantizations", min=1, help="Of each image, for bits per dimension.")
+    ] = 1,
+    divergence: Annotated[
+        str | None, typer.Option(help="Instead of the flow's own, as '{name: hutchinson, probes: 4}'.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Score a trained flow on the held-out part of its data."""
     from fmkit.cli.training import evaluate_run, show
 
-    figures = evaluate_run(run, seed)
+    figures = evaluate_run(run, seed, k, divergence)
     _answer(figures) if as_json else show(figures)
 
 

@@ -47,13 +47,13 @@ def sample_run(
 
 
 def _solver(flow: Any, name: str | None, steps: int | None) -> Any:
-    from fmkit.config import _yaml
+    from fmkit.config import parsed
     from fmkit.solvers import Solver
     from fmkit.specs import build, describe
 
     if name is None and steps is None:
         return None
-    spec = describe(flow.solver) if name is None else _yaml("safe").load(name)
+    spec = describe(flow.solver) if name is None else parsed(name, "--solver")
     if steps is not None:
         spec = {**({"name": spec} if isinstance(spec, str) else spec), "steps": steps}
     return build(Solver, spec, "--solver")

@@ -6,11 +6,14 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fmkit import recipes, runs
-from fmkit.config import Job, Layers, assemble, load_layers
+from fmkit.config import Job, Layers, assemble, load_layers, parsed
 from fmkit.errors import ArgumentError, ConfigError
+
+if TYPE_CHECKING:
+    from fmkit.divergence import Divergence
 
 SUFFIXES = {".yaml", ".yml", ".json"}
 
@@ -49,18 +52,30 @@ def train_run(target: str, words: Sequence[str], out: Path | None, resume: bool,
     return figures
 
 
-def evaluate_run(folder: Path, seed: int) -> dict[str, Any]:
+def evaluate_run(folder: Path, seed: int, dequantizations: int, divergence: str | None) -> dict[str, Any]:
     """Score an earlier run again, and draw its pictures anew."""
+    from fmkit.divergence import Divergence
+    from fmkit.specs import build
+
     job = assemble(runs.configuration(folder), progress=False)
-    return report(runs.load_flow(folder), job, folder, seed)
+    chosen = None if divergence is None else build(Divergence, parsed(divergence, "--divergence"), "--divergence")
+    return report(runs.load_flow(folder), job, folder, seed, dequantizations, chosen)
 
 
-def report(flow: Any, job: Job, folder: Path, seed: int | None = None) -> dict[str, Any]:
+def report(
+    flow: Any,
+    job: Job,
+    folder: Path,
+    seed: int | None = None,
+    dequantizations: int = 1,
+    divergence: Divergence | None = None,
+) -> dict[str, Any]:
     """The figures and the pictures of a trained flow, in its run folder."""
     from fmkit.baselines import bits_per_dim
     from fmkit.evaluation import evaluate
 
-    figures = evaluate(flow, job.split, job.config.seed if seed is None else seed)
+    seed = job.config.seed if seed is None else seed
+    figures = evaluate(flow, job.split, seed, dequantizations=dequantizations, divergence=divergence)
     if job.split.levels is not None and figures["bits_per_dim"] is not None:
         figures["baselines_bits_per_dim"] = bits_per_dim(job.split, job.config.seed)
     figures["losses"] = _losses(folder / runs.LINES)

@@ -3,7 +3,7 @@
 from fmkit.metrics.base import Metric
 from fmkit.metrics.frechet import Frechet, frechet_distance
 from fmkit.metrics.kernels import MMD, EnergyDistance
-from fmkit.metrics.likelihood import NegativeLogLikelihood, bits_per_dim, nll
+from fmkit.metrics.likelihood import NegativeLogLikelihood, bits_per_dim, bits_per_dim_with_error, nll
 from fmkit.metrics.transport import SlicedWasserstein, Wasserstein, sliced_wasserstein, wasserstein_1d
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "SlicedWasserstein",
     "Wasserstein",
     "bits_per_dim",
+    "bits_per_dim_with_error",
     "frechet_distance",
     "nll",
     "sliced_wasserstein",

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 
 class NegativeLogLikelihood(NamedTuple):
-    """-E log p over a data set, in nats per event, and the standard error of that mean."""
+    """-E log p over a data set, in nats per event, and the standard error of that mean.
+
+    The error is that of the points' spread, in which the noise of a stochastic divergence's probes is contained.
+    """
 
     mean: float
     standard_error: float
@@ -56,23 +59,70 @@ def bits_per_dim(
         solver: instead of the flow's own.
         divergence: instead of the flow's own.
         batch_size: images at once; all by default. An adaptive solver's steps depend on it, within its tolerance.
-        generator: draws u, and the probes of a stochastic divergence; None draws the same numbers at each call.
+        generator: draws u, and the probes of a stochastic divergence apart from it, so that u is the same whatever the
+            divergence; None draws the same numbers at each call.
 
     Raises:
         ArgumentError: if x holds anything but whole numbers in 0 .. levels - 1, or a number is out of range.
         CombinationError: if the flow has no density.
     """
+    how: dict[str, Any] = {"solver": solver, "divergence": divergence, "generator": generator}
+    return _dequantized(flow, x, cond, levels, samples, batch_size, False, **how)[0]
+
+
+def bits_per_dim_with_error(
+    flow: Flow,
+    x: Tensor,
+    cond: Any = None,
+    *,
+    levels: int,
+    samples: int = 1,
+    solver: Solver | None = None,
+    divergence: Divergence | None = None,
+    batch_size: int | None = None,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`bits_per_dim`, and the standard error `(B,)` that a stochastic divergence leaves it with, from its probes.
+
+    The error is 0 for an exact divergence; the choice of u is not in it, and K takes care of that. With K > 1 the noise
+    of the probes also biases log (1/K) sum_k p, upwards by up to half its variance in nats: see that it is small.
+    Arguments and errors as of `bits_per_dim`.
+
+    Raises:
+        ArgumentError: also for a stochastic divergence of a single probe, whose error is not known.
+    """
+    how: dict[str, Any] = {"solver": solver, "divergence": divergence, "generator": generator}
+    return _dequantized(flow, x, cond, levels, samples, batch_size, True, **how)
+
+
+def _dequantized(
+    flow: Flow,
+    x: Tensor,
+    cond: Any,
+    levels: int,
+    samples: int,
+    batch_size: int | None,
+    with_error: bool,
+    *,
+    generator: torch.Generator | None,
+    **how: Any,
+) -> tuple[Tensor, Tensor]:
+    """Bits, and the error of the probes: the k-th density's weight in d log sum_k p_k is its share of the sum."""
     for name, value, least in (("levels", levels, 2), ("samples", samples, 1)):
         if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
             raise ArgumentError(f"{name} is {value!r}, expected a whole number of at least {least}")
     x = _check_levels(x, levels)
     generator = default_generator(flow.device) if generator is None else generator
-    logs = []
+    probes = _apart(generator)
+    logs, errors = [], []
     for _ in range(samples):
         u = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=generator.device).to(x.device)
-        logs.append(_log_prob(flow, x + u, cond, batch_size, solver, divergence, generator))
-    log_mean = torch.logsumexp(torch.stack(logs), 0) - math.log(samples)
-    return -log_mean / (x[0].numel() * math.log(2))
+        log_prob, error = _scored(flow, x + u, cond, batch_size, with_error, generator=probes, **how)
+        logs.append(log_prob)
+        errors.append(error)
+    each, unit = torch.stack(logs), x[0].numel() * math.log(2)
+    error = (torch.softmax(each, 0) * torch.stack(errors)).square().sum(0).sqrt()
+    return -(torch.logsumexp(each, 0) - math.log(samples)) / unit, error / unit
 
 
 def nll(
@@ -103,31 +153,39 @@ def nll(
     if not isinstance(x, Tensor) or x.ndim < 1 or len(x) < 2:
         raise ArgumentError("x has fewer than two points; the standard error of a mean needs two")
     generator = default_generator(flow.device) if generator is None else generator
-    log_prob = _log_prob(flow, x, cond, batch_size, solver, divergence, generator)
+    how = {"solver": solver, "divergence": divergence, "generator": generator}
+    log_prob, _ = _scored(flow, x, cond, batch_size, False, **how)
     return NegativeLogLikelihood(-log_prob.mean().item(), log_prob.std().item() / math.sqrt(len(x)))
 
 
-def _log_prob(
-    flow: Flow,
-    x: Tensor,
-    cond: Any,
-    batch_size: int | None,
-    solver: Solver | None,
-    divergence: Divergence | None,
-    generator: torch.Generator,
-) -> Tensor:
-    """`(B,)` log-densities in float64, a batch at a time; a condition for each point is cut with it."""
+def _apart(generator: torch.Generator) -> torch.Generator:
+    """Another generator, that follows from the state of the first and leaves it as it is."""
+    seed = torch.randint(2**31, (), generator=generator.clone_state(), device=generator.device)
+    return torch.Generator(generator.device).manual_seed(int(seed))
+
+
+def _scored(
+    flow: Flow, x: Tensor, cond: Any, batch_size: int | None, with_error: bool, **how: Any
+) -> tuple[Tensor, Tensor]:
+    """`(B,)` log-densities and the errors of their probes (0 unless asked for), in float64, a batch at a time."""
     if batch_size is not None and batch_size < 1:
         raise ArgumentError(f"batch_size is {batch_size}, expected at least 1")
     cond = None if cond is None else torch.as_tensor(cond)
     if cond is not None and cond.ndim and len(cond) != len(x):
         raise ArgumentError(f"{len(cond)} conditions for {len(x)} points; expected one for each, or one for all")
-    logs = []
+    logs, errors = [], []
     for start in range(0, len(x), batch_size or len(x)):
         rows = slice(start, start + (batch_size or len(x)))
         part = cond if cond is None or cond.ndim == 0 else cond[rows]
-        logs.append(flow.log_prob(x[rows], part, solver=solver, divergence=divergence, generator=generator))
-    return torch.cat(logs).to(time_dtype(logs[0].device))
+        if with_error:
+            log_prob, error = flow.log_prob_with_error(x[rows], part, **how)
+        else:
+            log_prob = flow.log_prob(x[rows], part, **how)
+            error = torch.zeros_like(log_prob)
+        logs.append(log_prob)
+        errors.append(error)
+    double = time_dtype(logs[0].device)
+    return torch.cat(logs).to(double), torch.cat(errors).to(double)
 
 
 def _check_levels(x: Tensor, levels: int) -> Tensor:

@@ -1,9 +1,10 @@
 """Solvers: own fixed-step methods first, torchdiffeq's and scipy's beside them, and SDEs."""
 
 from fmkit.solvers.base import Function, Solution, Solver, State, Watched, advance, check_times, count, point_of
-from fmkit.solvers.fixed_step import FixedStep, twice
+from fmkit.solvers.fixed_step import FixedStep
 from fmkit.solvers.grids import HalvedGrid, ListedGrid, ShiftedGrid, TimeGrid, UniformGrid
 from fmkit.solvers.multistep import AB2, AB3, AB4, AdamsBashforth
+from fmkit.solvers.refinement import refined
 from fmkit.solvers.runge_kutta import RK3, RK4, Euler, Heun, Midpoint, RungeKutta, Tableau, runge_kutta_step
 from fmkit.solvers.scipy import DOP853, LSODA, Radau, Scipy
 from fmkit.solvers.sde import EulerMaruyama, HeunSDE, SDESolver
@@ -74,6 +75,6 @@ __all__ = [
     "check_tolerances",
     "count",
     "point_of",
+    "refined",
     "runge_kutta_step",
-    "twice",
 ]

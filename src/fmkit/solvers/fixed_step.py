@@ -7,7 +7,6 @@ stored on the solver, so a solver can be shared and a step can be tried without 
 from __future__ import annotations
 
 import abc
-import copy
 import itertools
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -16,7 +15,7 @@ import torch
 
 from fmkit.errors import ArgumentError
 from fmkit.solvers.base import Function, Solution, Solver, State, Watched, check_steps, check_times, finished, widened
-from fmkit.solvers.grids import HalvedGrid, TimeGrid, UniformGrid
+from fmkit.solvers.grids import TimeGrid, UniformGrid
 
 
 class FixedStep(Solver):
@@ -75,14 +74,6 @@ class FixedStep(Solver):
                 f"{self.steps} steps'; choose steps so that it is"
             )
         return self.step(f, t, wanted - t, x, memory)[0]
-
-
-def twice(solver: FixedStep) -> FixedStep:
-    """The same method on the same grid with every step cut in two: for estimates of the error."""
-    halved = copy.copy(solver)
-    halved._modules = {**solver._modules, "grid": HalvedGrid(solver.grid)}
-    halved.steps = 2 * solver.steps
-    return halved
 
 
 def _snap(grid: list[float], times: tuple[float, ...]) -> list[float]:
