@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fmkit.errors import ArgumentError
-from fmkit.solvers import AB2, RK4, Euler, Heun, ListedGrid, Midpoint, twice
+from fmkit.solvers import AB2, RK4, Euler, Heun, Midpoint
 
 
 def recorded(solver, times):
@@ -86,15 +86,6 @@ def test_a_time_is_moved_onto_the_grid_by_rounding_alone():
 def test_a_step_beside_the_trajectory_stays_inside_and_is_counted():
     solution, seen = recorded(Midpoint(2), (0.0, 0.7, 1.0))
     assert solution.nfe.tolist() == [len(seen)] * 2 == [6, 6]
-
-
-def test_twice_cuts_every_step_in_two_and_leaves_the_solver_alone():
-    solver = Midpoint(2, ListedGrid([0.0, 0.2, 1.0]))
-    halved = twice(solver)
-    _, seen = recorded(halved, (0.0, 1.0))
-    assert seen == pytest.approx([0.0, 0.05, 0.1, 0.15, 0.2, 0.4, 0.6, 0.8])
-    assert (type(halved), halved.steps, solver.steps) == (Midpoint, 4, 2)
-    assert len(recorded(solver, (0.0, 1.0))[1]) == 4
 
 
 @pytest.mark.parametrize("steps", [0, -3, 2.5, True, "10", None])

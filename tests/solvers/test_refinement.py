@@ -5,7 +5,19 @@ import math
 import pytest
 import torch
 
-from fmkit.solvers import AB3, RK4, Dopri5, Euler, Midpoint, ShiftedGrid, Solver, TorchdiffeqMidpoint, refined
+from fmkit.errors import ArgumentError
+from fmkit.solvers import (
+    AB3,
+    RK4,
+    Dopri5,
+    Euler,
+    ListedGrid,
+    Midpoint,
+    ShiftedGrid,
+    Solver,
+    TorchdiffeqMidpoint,
+    refined,
+)
 
 X0 = torch.ones(1, 1, dtype=torch.float64)
 
@@ -51,3 +63,10 @@ def test_steps_without_a_grid_are_doubled_alone():
     finer = refined(Own(7))
     assert finer.steps == 14
     assert not hasattr(finer, "grid")
+
+
+def test_the_users_own_times_are_kept_and_each_step_halved():
+    finer = refined(Midpoint(2, ListedGrid([0.0, 0.2, 1.0])))
+    assert finer.grid.times(0, 1, 4) == pytest.approx([0.0, 0.1, 0.2, 0.6, 1.0])
+    with pytest.raises(ArgumentError, match="has 3 steps, the listed grid 2"):
+        finer.grid.times(0, 1, 6)
