@@ -8,6 +8,7 @@ import torch
 
 from fmkit import registry
 from fmkit.errors import ArgumentError, CombinationError
+from fmkit.fields import MLP
 from fmkit.flow import Flow
 from fmkit.objectives import (
     DataPrediction,
@@ -17,7 +18,7 @@ from fmkit.objectives import (
     ScoreMatching,
     VelocityMatching,
 )
-from fmkit.oracle import MixtureOracle, posterior
+from fmkit.oracle import Mixture, MixtureOracle, loss_excess, posterior
 from fmkit.parts import parameters_of
 from fmkit.paths import ICFM, AffinePath, CondOT, Cosine, GaussianPath, SchrodingerBridge, VariancePreserving
 from fmkit.solvers import DOP853, Dopri5, HeunSDE
@@ -368,7 +369,8 @@ def test_the_floor_knows_the_source(path, objective, seeded):
     mean, std, c, gamma = -2.0, 1.7, 0.6, 0.5 * path.has_latent
     oracle = MixtureOracle(path, [[1.0, 4.0]], std=c, source=Gaussian(std, mean))
     floor = oracle.loss_floor(objective(), 40_000, seeded(0))
-    t = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
+    low, high = objective().interval(path)
+    t = low + (high - low) * (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
     a, b = {"velocity": (1, -1), "data": (1, 0), "noise": (0, 1)}[objective.view]
     target = a**2 * c**2 + b**2 * std**2
     both = a * t * c**2 + b * (1 - t) * std**2
@@ -404,6 +406,64 @@ def test_the_standard_error_is_that_of_the_estimate(seeded):
     spread = torch.tensor([r.value for r in runs]).std().item()
     claimed = torch.tensor([r.standard_error for r in runs]).square().mean().sqrt().item()
     assert spread == pytest.approx(claimed, rel=0.2)
+
+
+@pytest.mark.parametrize("n", [2, 7, 50])
+def test_the_floor_of_few_draws_has_no_bias(n, seeded):
+    oracle = of_kind("round", CondOT())
+    runs = torch.tensor([oracle.loss_floor(VelocityMatching(), n, seeded(i)).value for i in range(400)])
+    best = oracle.loss_floor(VelocityMatching(), 50_000, seeded(0))
+    assert runs.mean().item() == pytest.approx(best.value, abs=4 * runs.std().item() / 20)
+
+
+# -- the excess over it -----------------------------------------------------------------------------------------------
+
+
+class Shifted(Perfect):
+    """A perfect answer but for a shift by 0.1 in every coordinate."""
+
+    def forward(self, t, x):
+        return super().forward(t, x) + 0.1
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda c: c.__name__)
+@kinds
+def test_the_excess_is_the_weighted_square_of_the_error(kind, objective, seeded):
+    oracle, objective = of_kind(kind, VariancePreserving()), objective(LogitNormal())
+    perfect = oracle.loss_excess(objective, Perfect(oracle, objective.view).double(), 200, seeded(0))
+    assert perfect.value < 1e-12 * max(1.0, oracle.loss_floor(objective, 200, seeded(0)).value)
+    shifted = oracle.loss_excess(objective, Shifted(oracle, objective.view).double(), 4000, seeded(0))
+    t = objective.time.sample(200_000, objective.interval(oracle.path), generator=seeded(1))
+    weight = objective.weight(oracle.path, t)
+    want = 0.01 * (1.0 if weight is None else weight.mean().item())
+    assert shifted.value == pytest.approx(want, rel=0.02)
+
+
+def test_floor_and_excess_add_up_to_the_loss(seeded):
+    """Theorem 2, of a network that is nowhere near."""
+    oracle, objective, network = of_kind("full", CondOT()), VelocityMatching(), MLP(2, width=16)
+    floor = oracle.loss_floor(objective, 20_000, seeded(0))
+    excess = oracle.loss_excess(objective, network, 20_000, seeded(1))
+    x1 = oracle.sample(100_000, seeded(2))
+    x0 = torch.randn(x1.shape, generator=seeded(3))
+    loss = objective.loss(network, CondOT(), (x0, x1), generator=seeded(4)).value.detach()
+    error = math.hypot(floor.standard_error, excess.standard_error, (loss.std() / len(loss) ** 0.5).item())
+    assert floor.value + excess.value == pytest.approx(loss.mean().item(), abs=4 * error)
+    assert error < 0.02 * excess.value
+
+
+def test_the_excess_asks_the_network_with_the_condition(seeded):
+    class Told(torch.nn.Module):
+        def forward(self, t, x, cond):
+            assert cond.shape == (len(x),)
+            return x + cond[:, None]
+
+    mixture = Mixture([[0.0]], std=1.0)
+    values = [
+        loss_excess(Told(), mixture, CondOT(), Gaussian(), VelocityMatching(), 100, seeded(0), cond=c).value
+        for c in (-3, 0, 3)
+    ]
+    assert values[1] < min(values[0], values[2])
 
 
 def test_the_floor_repeats_with_its_generator(seeded):

@@ -12,9 +12,10 @@ from torch import Tensor
 from fmkit.errors import ArgumentError, CombinationError, did_you_mean
 from fmkit.fields import Stochastic, VectorField
 from fmkit.objectives import Objective
-from fmkit.oracle.floor import Floor, loss_floor
+from fmkit.oracle.floor import Estimate, loss_excess, loss_floor
+from fmkit.oracle.law import Row
 from fmkit.oracle.mixture import Mixture
-from fmkit.oracle.posterior import Posterior, Row, noise_variance, view_row
+from fmkit.oracle.posterior import Posterior, noise_variance, view_row
 from fmkit.paths import AffinePath
 from fmkit.shapes import check_data, check_time, widen
 from fmkit.sources import Gaussian, Source
@@ -179,11 +180,11 @@ class MixtureOracle(VectorField):
         centre = end.at.alpha[:, None] * self.mixture.means + (end.at.sigma * self.source.mean)[:, None]
         return _as(centre + carried, x)
 
-    def loss_floor(self, objective: Objective, n: int = 10_000, generator: torch.Generator | None = None) -> Floor:
+    def loss_floor(self, objective: Objective, n: int = 10_000, generator: torch.Generator | None = None) -> Estimate:
         """The least expected loss of an objective on this path and data: E w(t) mean over the event of Var[target | x].
 
         Theorem 2's constant: what a perfect network's loss is. The variance given x is exact; times (from the
-        objective's own sampler, on its own interval) and points are drawn, so the estimate has no bias.
+        objective's own sampler, on its own interval, stratified) and points are drawn: the estimate has no bias.
 
         Args:
             objective: one of the regressions.
@@ -195,6 +196,25 @@ class MixtureOracle(VectorField):
             CombinationError: for an objective that is no regression, or has no meaning on this path and source.
         """
         return loss_floor(self.mixture, self.path, self.source, objective, n, generator)
+
+    def loss_excess(
+        self, objective: Objective, network: torch.nn.Module, n: int = 10_000, generator: torch.Generator | None = None
+    ) -> Estimate:
+        """How far a network's loss is above the least: E w(t) mean over the event of |network - E[target | x]|².
+
+        Nothing is subtracted: of a perfect network the estimate is 0, without an error.
+
+        Args:
+            objective: one of the regressions.
+            network: predicts the objective's view at `(t, x)`.
+            n: draws, >= 2.
+            generator: the only randomness there is.
+
+        Raises:
+            ArgumentError: if n is below 2.
+            CombinationError: as `loss_floor`.
+        """
+        return loss_excess(network, self.mixture, self.path, self.source, objective, n, generator)
 
     def _given(self, t: Tensor | Real, x: Tensor) -> tuple[Tensor, Posterior]:
         """The times, checked, and what the points say."""

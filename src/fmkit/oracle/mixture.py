@@ -7,17 +7,19 @@ variance each is enough, and there are no axes. A point is a component without w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fmkit.errors import ArgumentError
-from fmkit.shapes import check_finite, time_dtype
+from fmkit.oracle import posterior
+from fmkit.oracle.law import Law, Row
+from fmkit.shapes import check_finite
+from fmkit.sources import Gaussian
 
 
-class Mixture(torch.nn.Module):
+class Mixture(Law):
     """K Gaussian components over D numbers, in float64 whatever the precision of the module it is in.
 
     Args and errors are those of `MixtureOracle`.
@@ -71,27 +73,33 @@ class Mixture(torch.nn.Module):
         """The number of elements of an event."""
         return self.means.shape[1]
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """`(n, *event)` samples in float64, from `generator` alone, on the mixture's own device."""
-        if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
-            raise ArgumentError(f"n is {n!r}, expected a number of samples of at least 1")
-        device = self.means.device if generator is None else generator.device
-        k = torch.multinomial(self.log_weights.exp().to(device), int(n), replacement=True, generator=generator)
-        z = torch.randn(int(n), self.dim, generator=generator, dtype=self.means.dtype, device=device)
-        k, z = k.to(self.means.device), z.to(self.means.device)
+    @property
+    def device(self) -> torch.device:
+        return self.means.device
+
+    @property
+    def rows(self) -> int:
+        return max(1, posterior.CHUNK_ELEMENTS // self.means.numel())
+
+    @property
+    def covariances(self) -> Tensor:
+        """Sigma_k, `(K, D, D)`."""
+        if self.axes is None:
+            return self.variances[..., None] * torch.eye(self.dim, dtype=self.means.dtype, device=self.device)
+        return (self.axes * self.variances[:, None]) @ self.axes.mT
+
+    def given(self, source: Gaussian, at: Row, x: Tensor) -> posterior.Posterior:
+        return posterior.Posterior(self, source, at, x)
+
+    def draw(self, n: int, generator: torch.Generator | None) -> Tensor:
+        device = self.device if generator is None else generator.device
+        k = torch.multinomial(self.log_weights.exp().to(device), n, replacement=True, generator=generator)
+        z = torch.randn(n, self.dim, generator=generator, dtype=self.means.dtype, device=device)
+        k, z = k.to(self.device), z.to(self.device)
         away = self.variances[k].sqrt() * z
         if self.axes is not None:
             away = torch.einsum("nij,nj->ni", self.axes[k], away)
-        return (self.means[k] + away).reshape(-1, *self.event_shape)
-
-    def _apply(self, fn, recurse: bool = True):
-        # Moves with the device and stays float64, whatever the precision of the flow it is in.
-        kept = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
-        super()._apply(fn, recurse)
-        device = self.means.device
-        for name, buffer in kept.items():
-            self._buffers[name] = buffer.to(device, time_dtype(device))
-        return self
+        return self.means[k] + away
 
 
 def _numbers(name: str, value: Any) -> Tensor:

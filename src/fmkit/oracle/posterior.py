@@ -24,30 +24,20 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from fmkit.oracle.mixture import Mixture
-from fmkit.paths import AffinePath, Coefficients
+from fmkit.oracle.law import Row
+from fmkit.paths import AffinePath
 from fmkit.sources import Gaussian
+
+if TYPE_CHECKING:
+    from fmkit.oracle.mixture import Mixture
 
 # Numbers held at once, points times components times dimensions: two megabytes stay in a processor's cache.
 CHUNK_ELEMENTS = 2**18
-
-
-class Row(NamedTuple):
-    """Weights `(B,)` of the latents (x1, x0, z)."""
-
-    alpha: Tensor
-    sigma: Tensor
-    gamma: Tensor
-
-    @staticmethod
-    def of(at: Coefficients) -> Row:
-        """The coefficients, with zeros for a latent noise that is not there."""
-        return Row(at.alpha, at.sigma, torch.zeros_like(at.alpha) if at.gamma is None else at.gamma)
 
 
 def view_row(path: AffinePath, view: str, t: Tensor) -> Row:
