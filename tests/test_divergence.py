@@ -141,6 +141,77 @@ def test_refusals():
         HutchinsonDivergence(1, "normal")
 
 
+class Pulled(torch.autograd.Function):
+    """A slope passed on as it is, that notes how many come at once."""
+
+    at_once: list[int]
+
+    @staticmethod
+    def forward(slope):
+        return slope.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def vmap(info, in_dims, slope):
+        Pulled.at_once.append(info.batch_size)
+        return slope.clone(), in_dims[0]
+
+
+class Identity(torch.autograd.Function):
+    """x, whose slopes are noted."""
+
+    @staticmethod
+    def forward(x):
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, slope):
+        return Pulled.apply(slope)
+
+
+def rows_at_once(divergence, x):
+    """How many products with the Jacobian are taken at once, each time."""
+    Pulled.at_once = []
+    divergence.rate(lambda t, y: Identity.apply(y), x)(0.0, x)
+    return Pulled.at_once
+
+
+@pytest.mark.parametrize(("device", "elements"), [("cpu", 2**18), ("meta", 2**21)])
+def test_memory_is_bounded_by_chunks(device, elements):
+    """Rows of the Jacobian times the size of the batch: 2^18 numbers at once on a processor, 2^21 elsewhere."""
+    n = elements // 2**16
+    x = torch.ones(2**8, 2**8, device=device)
+    assert rows_at_once(ExactDivergence(), x) == [n] * (2**8 // n)
+    assert rows_at_once(HutchinsonDivergence(3 * n), x) == [n] * 3
+    assert rows_at_once(ExactDivergence(chunk=2**7), x) == [2**7] * 2
+    wide = torch.ones(elements // 2 + 2, 2, device=device)
+    assert rows_at_once(HutchinsonDivergence(3), wide) == rows_at_once(HutchinsonDivergence(3, "gaussian"), wide)
+    assert rows_at_once(HutchinsonDivergence(3), wide) == [1, 1, 1]
+
+
+@pytest.mark.parametrize("divergence", [ExactDivergence(), HutchinsonDivergence(3)], ids=repr)
+def test_all_is_taken_where_the_points_are(divergence):
+    x = torch.ones(2, 3, device="meta")
+    velocity, estimates = divergence.rate(lambda t, y: y**2, x)(0.0, x)
+    assert velocity.device == estimates.device == x.device
+
+
+@pytest.mark.parametrize(
+    "divergence", [ExactDivergence(), HutchinsonDivergence(), HutchinsonDivergence(5, "gaussian")], ids=repr
+)
+def test_exact_is_what_does_not_depend_on_probes(divergence):
+    f, x = field((3,), torch.float64), points((3,), torch.float64)
+    a, b = (divergence.rate(f, x, torch.Generator().manual_seed(seed))(0.3, x)[1] for seed in (0, 1))
+    assert torch.equal(a, b) == divergence.exact
+
+
 @pytest.mark.parametrize("elements", [1, 7, 10**9])
 @pytest.mark.parametrize("divergence", [ExactDivergence(), HutchinsonDivergence(9, "gaussian")], ids=repr)
 def test_chunks_change_nothing_but_the_memory(divergence, elements, monkeypatch):

@@ -106,13 +106,13 @@ def doubt(score: Callable[[Solver], Tensor], solver: Solver, dim: int, done: Ten
         dim: the number of elements of an event.
         done: what it gave, where that need not be computed again.
     """
-    tolerance: float | None = None
-    if not isinstance(steps := getattr(solver, "steps", None), int):
-        tolerance = max(getattr(solver, "rtol", 0.0), getattr(solver, "atol", 0.0))
-        if tolerance <= LOOSE:
-            return
     finer = refined(solver)
     if finer is None:
+        return
+    known: Any = solver  # has steps, or tolerances: it has a finer one
+    steps = getattr(solver, "steps", None)
+    tolerance = None if isinstance(steps, int) else max(known.rtol, known.atol)
+    if tolerance is not None and tolerance <= LOOSE:
         return
     with torch.no_grad():
         coarse, fine = score(solver) if done is None else done.detach(), score(finer)

@@ -5,7 +5,7 @@
 
 One module at a time, over the fast tests of that module alone. Two tools share the work. mutmut mutates the bodies of
 functions and forks for each mutant, about ten a second, but leaves alone what runs at import or under a decorator
-(tableaux, class attributes, constants, properties); there cosmic-ray mutates, with a process for each mutant. Messages
+((tableaux, class attributes, constants, properties); there cosmic-ray mutates, with a process for each mutant. Messages
 of errors are left out. What is answered already is kept under build/mutation, so a run that was interrupted goes on
 where it was. A module is run afresh when it has changed; when only its tests have, what they killed counts as killed
 still, and survivors are tried again.
@@ -20,9 +20,12 @@ import argparse
 import ast
 import collections
 import datetime
+import difflib
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -35,19 +38,20 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 BUILD, RECORD = ROOT / "build" / "mutation", Path(__file__).with_name("RESULTS.md")
 BIN = Path(sys.executable).parent
+TIMEOUT = 300  # seconds for one mutant, in a process of its own
 
-# Each module, and the tests it has to stand up to.
+# Each module, and the tests it has to stand up to, its own first.
 MODULES = {
-    "paths/base": "paths",
+    "paths/base": "paths/test_base.py paths",
     "paths/affine": "paths",
-    "paths/transport": "paths",
-    "paths/diffusion": "paths",
-    "paths/bridge": "paths",
-    "paths/gaussian": "paths",
+    "paths/transport": "paths/test_transport.py paths",
+    "paths/diffusion": "paths/test_diffusion.py paths",
+    "paths/bridge": "paths/test_bridge.py paths",
+    "paths/gaussian": "paths/test_gaussian.py paths",
     "sources": "test_sources.py",
     "couplings/base": "couplings",
-    "couplings/independent": "couplings",
-    "couplings/optimal_transport": "couplings",
+    "couplings/independent": "couplings/test_independent.py couplings",
+    "couplings/optimal_transport": "couplings/test_optimal_transport.py couplings",
     "fields/base": "fields/test_base.py",
     "fields/guidance": "fields/test_guidance.py",
     "fields/rescheduling": "fields/test_rescheduling.py",
@@ -56,6 +60,7 @@ MODULES = {
     "solvers/base": "solvers/test_base.py solvers/test_fixed_step.py",
     "solvers/fixed_step": "solvers/test_base.py solvers/test_fixed_step.py",
     "solvers/grids": "solvers/test_grids.py solvers/test_fixed_step.py",
+    "solvers/refinement": "solvers/test_refinement.py",
     "solvers/runge_kutta": "solvers/test_runge_kutta.py",
     "solvers/multistep": "solvers/test_multistep.py",
     "solvers/torchdiffeq": "solvers/test_torchdiffeq.py solvers/test_base.py",
@@ -65,6 +70,8 @@ MODULES = {
     "transforms": "test_transforms.py",
     "differentiation": "test_differentiation.py",
     "divergence": "test_divergence.py",
+    "likelihood": "test_likelihood.py",
+    "adjoint": "test_adjoint.py",
     "flow": "test_flow.py",
     "oracle/mixture": "oracle",
     "oracle/posterior": "oracle",
@@ -84,22 +91,6 @@ timeout_multiplier = 20.0
 timeout_constant = 5.0
 """
 
-COSMIC_RAY = """
-[cosmic-ray]
-module-path = "src/fmkit/{module}.py"
-timeout = 300.0
-test-command = "{python} -m pytest -x -q -p no:cacheprovider {tests}"
-
-[cosmic-ray.distributor]
-name = "local"
-
-[cosmic-ray.filters.line-filter.lines]
-"src/fmkit/{module}.py" = {lines}
-
-[cosmic-ray.filters.operators-filter]
-exclude-operators = {excluded}
-"""
-
 # Of cosmic-ray's operators, those that mutmut has too: one replacement each, and both neighbours of a number.
 OPERATORS = (
     "NumberReplacer|ReplaceTrueWithFalse|ReplaceFalseWithTrue|ReplaceAndWithOr|ReplaceOrWithAnd|AddNot|"
@@ -110,14 +101,21 @@ OPERATORS = (
 
 
 class Mutant(NamedTuple):
-    """A change to a module: how the tests took it (killed, survived, timeout, ...), where and what it is, unless it was
-    killed at once, and the tool's command that writes it into the file."""
+    """A change to a module.
 
+    Attributes:
+        name: of the change, among those of the module.
+        status: how the tests took it: killed, survived, timeout; mutmut has words for rarer ends, and untried is one.
+        line: where it is; and before and after. All empty where mutmut's forks killed it.
+        code: the whole module, changed.
+    """
+
+    name: str
     status: str
-    line: int
-    old: str
-    new: str
-    apply: tuple[str, ...]
+    line: int = 0
+    old: str = ""
+    new: str = ""
+    code: str = ""
 
 
 def main() -> int:
@@ -128,15 +126,18 @@ def main() -> int:
     options = parser.parse_args()
     if unknown := set(options.modules) - set(MODULES):
         parser.error(f"no such module: {', '.join(sorted(unknown))}; there are {', '.join(MODULES)}")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    for library in ("pytest", "torchdiffeq", "scipy.integrate", "scipy.stats", "torch.func"):
+        importlib.import_module(library)  # once, for all the processes that are forked
     unexplained = 0
     for module in options.modules or MODULES:
         mutants = run(module, options.jobs, options.fresh)
         counts = collections.Counter(mutant.status for mutant in mutants)
-        alive = sorted(mutant for mutant in mutants if mutant.status != "killed")
+        alive = sorted((m for m in mutants if m.status != "killed"), key=lambda m: m.line)
         unexplained += record(module, counts, alive)
         print(f"{module}: {len(mutants)} mutants, {', '.join(f'{n} {status}' for status, n in counts.items())}")
-        for status, line, old, new, _ in alive:
-            print(f"    {status} {module}.py:{line}\n      - {old}\n      + {new}", flush=True)
+        for m in alive:
+            print(f"    {m.status} {module}.py:{m.line}\n      - {m.old}\n      + {m.new}", flush=True)
     return 1 if unexplained else 0
 
 
@@ -153,85 +154,87 @@ def run(module: str, jobs: int, fresh: bool) -> list[Mutant]:
     shutil.copy(source, kept)
     pyproject = (ROOT / "pyproject.toml").read_text() + MUTMUT.format(module=module, tests=json.dumps(tests))
     (folder / "pyproject.toml").write_text(pyproject)
+    if tried(Mutant("unchanged", "untried", code=source.read_text()), module, folder, tests).status != "survived":
+        raise SystemExit(f"the tests fail without any change: see {folder / 'log'}")
     if not first.exists():
-        mutants = [*inside_functions(module, folder, jobs), *outside_functions(module, folder, tests)]
-        first.write_text(json.dumps(mutants))
-    mutants = [Mutant(*m[:4], tuple(m[4])) for m in json.loads(first.read_text())]
-    return [m if m.status in ("killed", "timeout") else again(m, module, folder, tests) for m in mutants]
+        first.write_text(json.dumps([*inside_functions(module, folder, jobs), *outside_functions(module, folder)]))
+    mutants = [Mutant(*m) for m in json.loads(first.read_text())]
+    return [m if m.status in ("killed", "timeout") else tried(m, module, folder, tests) for m in mutants]
 
 
-def again(mutant: Mutant, module: str, folder: Path, tests: list[str]) -> Mutant:
-    """A survivor's second trial, written into its file, in a process of its own.
+def tried(mutant: Mutant, module: str, folder: Path, tests: list[str]) -> Mutant:
+    """A mutant's trial in a process of its own, unless these tests have had theirs, or others have killed it.
 
-    mutmut's forks begin when the tests are imported already, and what a test module made at import was then made by the
-    program as it should be. And tests may have been added since the first trial.
+    mutmut's survivors come here too: its forks begin when the tests are imported already, and what a test module made
+    at import was then made by the program as it should be. And tests may have been added since.
     """
     files = [f for path in tests for f in sorted(folder.glob(path if path.endswith(".py") else f"{path}/*.py"))]
     digest = hashlib.sha256(b"\0".join(f.read_bytes() for f in [folder / "tests" / "conftest.py", *files])).hexdigest()
-    noted, name = folder / "again.json", " ".join(mutant.apply)
+    noted, source = folder / "tried.json", folder / "src" / "fmkit" / f"{module}.py"
     answers = json.loads(noted.read_text()) if noted.exists() else {}
-    killed, by = answers.get(name, (False, ""))
-    if not killed and by != digest:
-        source = folder / "src" / "fmkit" / f"{module}.py"
+    status, by = answers.get(mutant.name, ("untried", ""))
+    if status in ("untried", "survived") and by != digest:
         plain = source.read_text()
         try:
-            _call(mutant.apply, folder)
-            killed = _run([sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests], folder) != 0
+            source.write_text(mutant.code)
+            Path(importlib.util.cache_from_source(str(source))).unlink(missing_ok=True)  # it may be of the same second
+            child = multiprocessing.get_context("fork").Process(target=_test, args=(folder, tests))
+            child.start()
+            child.join(TIMEOUT)
+            status = "timeout" if child.exitcode is None else "killed" if child.exitcode else "survived"
+            child.kill()
         finally:
             source.write_text(plain)
-        answers[name] = (killed, digest)
+        answers[mutant.name] = (status, digest)
         noted.write_text(json.dumps(answers))
-    return mutant._replace(status="killed" if killed else "survived")
+    return mutant._replace(status=status)
+
+
+def _test(folder: Path, tests: list[str]) -> None:
+    """In a forked process, where fmkit is not imported yet: the exit status of the tests in a folder."""
+    os.chdir(folder)
+    os.environ["PYTHONPATH"] = str(folder / "src")
+    sys.path.insert(0, str(folder / "src"))
+    with (folder / "log").open("a") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        sys.exit(int(importlib.import_module("pytest").main(["-x", "-q", "-p", "no:cacheprovider", *tests])))
 
 
 def inside_functions(module: str, folder: Path, jobs: int) -> Iterator[Mutant]:
-    """mutmut's mutants, after the first trial."""
+    """mutmut's mutants, after a first trial."""
     if _run([BIN / "mutmut", "run", "--max-children", str(jobs)], folder):
         said = (folder / "log").read_text()
         if "could not find any test case for any mutant" not in said:  # of a module without a function to mutate
             raise SystemExit(f"mutmut failed: see {folder / 'log'}")
-    lines = (folder / "src" / "fmkit" / f"{module}.py").read_text().splitlines()
-    for name, status in re.findall(r"^\s+(\S+): (.+)$", _call(["mutmut", "results", "--all", "true"], folder), re.M):
-        apply = ("mutmut", "apply", name)
-        if status == "killed":
-            yield Mutant(status, 0, "", "", apply)
-        else:
-            yield Mutant(status, *_change(_call(["mutmut", "show", name], folder), lines, name), apply)
-
-
-def outside_functions(module: str, folder: Path, tests: list[str]) -> Iterator[Mutant]:
-    """cosmic-ray's mutants of what mutmut leaves alone, after the first trial."""
-    from cosmic_ray.plugins import operator_names
-    from cosmic_ray.work_db import use_db
-
     source = folder / "src" / "fmkit" / f"{module}.py"
-    spans = list(_left_alone(ast.parse(source.read_text())))
-    if not spans:
-        return
-    config = COSMIC_RAY.format(
-        module=module,
-        tests=" ".join(tests),
-        python=sys.executable,
-        lines=json.dumps([f"{a}-{b}" for a, b in spans]),
-        excluded=json.dumps([f"{name}$" for name in operator_names() if not re.match(f"core/({OPERATORS})$", name)]),
-    )
-    (folder / "cosmic-ray.toml").write_text(config)
-    session = folder / "session.sqlite"
-    if not session.exists():
-        _call(["cosmic-ray", "init", "cosmic-ray.toml", "new.sqlite"], folder)
-        _call(["cr-filter-lines", "new.sqlite", "--config", "cosmic-ray.toml"], folder)
-        _call(["cr-filter-operators", "new.sqlite", "cosmic-ray.toml"], folder)
-        (folder / "new.sqlite").rename(session)
-    _call(["cosmic-ray", "exec", "cosmic-ray.toml", "session.sqlite"], folder)
-    lines = source.read_text().splitlines()
-    with use_db(str(session)) as db:
-        for item, result in db.completed_work_items:
-            if result.test_outcome is None:  # filtered away
-                continue
-            change = item.mutations[0]
-            apply = ("cosmic-ray", "apply", str(change.module_path), change.operator_name, str(change.occurrence))
-            status = "timeout" if result.output == "timeout" else result.test_outcome.value
-            yield Mutant(status, *_change(result.diff, lines), apply)
+    plain = source.read_text()
+    for name, status in re.findall(r"^\s+(\S+): (.+)$", _call(["mutmut", "results", "--all", "true"], folder), re.M):
+        if status == "killed":
+            yield Mutant(name, status)
+        else:
+            _call(["mutmut", "apply", name], folder)
+            code = source.read_text()
+            source.write_text(plain)
+            yield Mutant(name, status, *_change(plain, code), code)
+
+
+def outside_functions(module: str, folder: Path) -> Iterator[Mutant]:
+    """cosmic-ray's mutants of what mutmut leaves alone, untried."""
+    from cosmic_ray.ast import ast_nodes, get_ast
+    from cosmic_ray.mutating import mutate_code
+    from cosmic_ray.plugins import get_operator, operator_names
+
+    plain = (folder / "src" / "fmkit" / f"{module}.py").read_text()
+    spans = list(_left_alone(ast.parse(plain)))
+    for name in operator_names():
+        if re.fullmatch(f"core/({OPERATORS})", name):
+            operator = get_operator(name)()
+            places = [start for node in ast_nodes(get_ast(plain)) for start, _ in operator.mutation_positions(node)]
+            for occurrence, (line, _) in enumerate(places):
+                if any(first <= line <= last for first, last in spans):
+                    code = mutate_code(plain, operator, occurrence)
+                    yield Mutant(f"{name} {occurrence}", "untried", *_change(plain, code), code)
 
 
 def _left_alone(tree: ast.Module) -> Iterator[tuple[int, int]]:
@@ -250,17 +253,11 @@ def _left_alone(tree: ast.Module) -> Iterator[tuple[int, int]]:
                     yield statement.lineno, last
 
 
-def _change(diff: str, lines: list[str], name: str = "") -> tuple[int, str, str]:
-    """The line of the module that a diff is about, the code before, and the code after."""
-    rows = [row for row in diff.splitlines() if not re.match(r"---|\+\+\+", row)]
-    old, new = ([row[1:].strip() for row in rows if row.startswith(sign)] for sign in "-+")
-    # mutmut counts lines from the beginning of the function, which its mutant is named after: look for that first.
-    start = 0
-    for part in re.findall(r"(?:ǁ|x_)(\w+?)(?=ǁ|__mutmut)", name):
-        pattern = rf"(class|\s*def) {part}\b"
-        start = next((i for i, row in enumerate(lines[start:], start) if re.match(pattern, row)), start)
-    line = next((i for i, row in enumerate(lines[start:], start + 1) if old and row.strip() == old[0]), start + 1)
-    return line, " ".join(old), " ".join(new)
+def _change(plain: str, code: str) -> tuple[int, str, str]:
+    """The first line that was changed, and what was changed, before and after."""
+    rows = [*difflib.unified_diff(plain.splitlines(), code.splitlines(), n=0, lineterm="")][2:]
+    old, new = (" ".join(row[1:].strip() for row in rows if row.startswith(sign)) for sign in "-+")
+    return int(re.findall(r"\d+", rows[0])[0]), old, new
 
 
 def record(module: str, counts: collections.Counter[str], alive: list[Mutant]) -> int:
@@ -269,11 +266,11 @@ def record(module: str, counts: collections.Counter[str], alive: list[Mutant]) -
     sections = dict(re.findall(r"^## (\S+)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
     reasons = dict(re.findall(r"^\| \d+ \| (.+) \| ([^|]*) \|$", sections.get(module, ""), re.MULTILINE))
     rows, missing = [], 0
-    for status, line, old, new, _ in sorted(alive, key=lambda m: m.line):
-        change = f"{_code(old)} → {_code(new)}" + (f" ({status})" if status != "survived" else "")
+    for m in alive:
+        change = f"{_code(m.old)} → {_code(m.new)}" + (f" ({m.status})" if m.status != "survived" else "")
         reason = reasons.get(change, "").strip()
         missing += not reason
-        rows.append(f"| {line} | {change} | {reason} |")
+        rows.append(f"| {m.line} | {change} | {reason} |")
     figures = counts.total(), counts["killed"], counts["timeout"], len(alive) - counts["timeout"]
     today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
     head = "\n{}: {} mutants, {} killed, {} timed out, {} survived.\n".format(today, *figures)
@@ -329,7 +326,7 @@ def _call(command: Sequence[str], folder: Path) -> str:
 
 def _run(command: Sequence[str | Path], folder: Path) -> int:
     """The exit status of a command, run in a folder with that folder's fmkit; what it says goes to files there."""
-    env = {**os.environ, "PYTHONPATH": str(folder / "src"), "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
+    env = {**os.environ, "PYTHONPATH": str(folder / "src"), "NO_COLOR": "1"}
     done = subprocess.run(list(map(str, command)), cwd=folder, env=env, capture_output=True, text=True, check=False)
     (folder / "output").write_text(done.stdout)
     with (folder / "log").open("a") as log:

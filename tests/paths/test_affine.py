@@ -235,6 +235,30 @@ def test_an_end_that_determines_the_view_is_not_moved():
     assert Polynomial().determined("data", "velocity") == (1e-5, 1.0)
 
 
+class Part(AffinePath):
+    """Moves from the noise to the data between two times only, and stands still before and after."""
+
+    def __init__(self, begin, end):
+        super().__init__()
+        self.begin, self.end = begin, end
+
+    def alpha(self, t):
+        return ((t - self.begin) / (self.end - self.begin)).clamp(0.0, 1.0)
+
+    def sigma(self, t):
+        return 1 - self.alpha(t)
+
+
+@pytest.mark.parametrize(("begin", "end"), [(0.0, 0.2), (0.8, 1.0), (0.4, 0.6)])
+def test_views_that_are_one_for_most_of_the_time_determine_another_for_the_rest(begin, end):
+    """A velocity of 0 says nothing of the data; while the path moves, x + (1 - alpha)/alpha' u is the data."""
+    path, middle = Part(begin, end), (begin + end) / 2
+    x, u = f64(3, 2), f64(3, 2, seed=1)
+    close(path.convert(middle, x, "data", velocity=u), x + 0.5 * (end - begin) * u, 1e-12)
+    low, high = path.determined("data", "velocity")
+    assert (low, high) == pytest.approx((0 if begin == 0 else 1e-5, 1 if end == 1 else 1 - 1e-5), abs=1e-12)
+
+
 def test_conversions_next_to_a_singular_end_are_the_limits():
     """CondOT's score at t = 1 is 0/0 in the formula and -(noise)/sigma just beside it."""
     x1, x0 = f64(4, 2), f64(4, 2, seed=1)

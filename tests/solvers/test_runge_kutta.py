@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fmkit.solvers import RK3, RK4, Euler, Heun, Midpoint, ShiftedGrid, UniformGrid
+from fmkit.solvers.runge_kutta import Tableau, runge_kutta_step
 
 METHODS = [Euler, Midpoint, Heun, RK3, RK4]
 ORDER = {Euler: 1, Midpoint: 2, Heun: 2, RK3: 3, RK4: 4}
@@ -31,6 +32,25 @@ def test_order_on_a_nonlinear_field_that_depends_on_time(cls, grid, times, obser
 @pytest.mark.parametrize("cls", METHODS)
 def test_evaluations(cls):
     assert cls(7).solve(bernoulli, torch.ones(3, 1), (0.0, 0.5)).nfe.tolist() == [7 * STAGES[cls]] * 3
+
+
+@pytest.mark.parametrize("cls", METHODS)
+def test_a_slope_that_is_known_costs_no_evaluation_and_changes_nothing(cls):
+    x, asked = torch.tensor([[0.3], [0.7]], dtype=torch.float64), []
+
+    def f(t, x):
+        asked.append(t)
+        return bernoulli(t, x)
+
+    want = runge_kutta_step(cls.tableau, f, 0.2, 0.1, x)
+    assert len(asked) == STAGES[cls]
+    assert torch.equal(runge_kutta_step(cls.tableau, f, 0.2, 0.1, x, bernoulli(0.2, x)), want)
+    assert len(asked) == 2 * STAGES[cls] - 1
+
+
+def test_a_tableau_that_lacks_a_row_is_not_cut_short():
+    with pytest.raises(ValueError, match="shorter"):
+        runge_kutta_step(Tableau((0.0, 0.5), ((),), (0.0, 1.0)), bernoulli, 0.0, 0.1, torch.ones(1, 1))
 
 
 @pytest.mark.parametrize("cls", METHODS)
