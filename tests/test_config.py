@@ -68,7 +68,7 @@ def test_a_new_name_drops_the_parameters_of_the_old_part():
         (["seed=1.5"], r"^seed: got 1.5"),
         (["path=[1, 2]"], r"^path: got \[1, 2\], expected a name or a mapping with a name"),
         (["path=null"], r"^path: got None, expected a name or a mapping with a name"),
-        (["solver={name: euler, steps: 0}"], r"^solver: steps is 0, expected a positive integer"),
+        (["solver={name: euler, steps: 0}"], r"^solver: steps is 0, expected a whole number of at least 1"),
         (["solver={name: euler, grid: {name: shifted, shift: 0}}"], r"^solver.grid: shift is 0"),
         (["solver={name: euler, grid: shiftd}"], r"^solver.grid: no time grid named 'shiftd'.*'shifted'"),
         (["field.wdth=3"], r"^field.wdth: MLP has no parameter 'wdth'; did you mean 'width'"),

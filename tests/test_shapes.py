@@ -69,7 +69,7 @@ def test_values_are_looked_at_on_the_cpu_only():
 
 
 def test_check_points_asks_for_one_device_one_shape_and_one_dtype():
-    with pytest.raises(ArgumentError, match="x0 is on meta and x1 on cpu; a path needs one device"):
+    with pytest.raises(ArgumentError, match="x0 is on the meta device, expected a tensor that has values"):
         shapes.check_points(0.5, x.to("meta"), x, (0.0, 1.0))
     with pytest.raises(ArgumentError, match="x0 has dtype torch.float32 and x1 torch.float64; a path needs one dtype"):
         shapes.check_points(0.5, x, x.double(), (0.0, 1.0))

@@ -7,11 +7,14 @@ meets the data's dtype once, when it multiplies the data.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from numbers import Real
 
 import torch
 from torch import Tensor
 
+from fmkit.arguments import check_count, shown
 from fmkit.errors import ArgumentError
 
 
@@ -26,15 +29,30 @@ def widen(scale: Tensor, x: Tensor) -> Tensor:
     return scale if scale.ndim == 0 else scale.reshape(-1, *[1] * (x.ndim - 1))
 
 
+def readable(x: Tensor) -> bool:
+    """Whether values can be looked at for nothing: on a GPU that would wait for it, inside a transform there are none.
+
+    A tensor on the meta device never has any.
+    """
+    return x.device.type == "cpu" and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
 def batch_time(t: Tensor | Real, x: Tensor) -> Tensor:
     """One time for each row of `x`: a number, a 0-d or a `(B,)` tensor becomes `(B,)`, in float64.
 
     Raises:
-        ArgumentError: if `t` has another shape (silent broadcasting of times is the commonest bug of the field).
+        ArgumentError: if `t` is neither, or has another shape (silent broadcasting of times is the commonest bug of the
+            field).
     """
     dtype = time_dtype(x.device)
     if not isinstance(t, Tensor):
+        if isinstance(t, bool) or not isinstance(t, Real):
+            raise ArgumentError(f"t is {shown(t)}, expected a number, or a tensor of one time for each row of x")
         return torch.full((x.shape[0],), float(t), dtype=dtype, device=x.device)
+    if not t.is_floating_point():
+        raise ArgumentError(f"t has dtype {t.dtype}, expected floating point times")
+    if t.device != x.device and t.device.type == "meta":
+        raise ArgumentError("t is on the meta device, expected times that have values")
     if t.ndim == 0:
         return t.to(device=x.device, dtype=dtype).expand(x.shape[0]).contiguous()
     if t.shape != x.shape[:1]:
@@ -50,7 +68,21 @@ def check_data(x: Tensor, name: str = "x") -> Tensor:
         raise ArgumentError(f"{name} has dtype {x.dtype}, expected floating point; convert it with {name}.float()")
     if x.ndim < 1 or x.numel() == 0:
         raise ArgumentError(f"{name} has shape {tuple(x.shape)}, expected a non-empty (B, *event)")
+    if x.device.type == "meta":
+        raise ArgumentError(f"{name} is on the meta device, expected a tensor that has values")
     return x
+
+
+def check_like(y: Tensor, x: Tensor, name: str, of: str = "x") -> Tensor:
+    """`y` itself, if it is a tensor of the shape, dtype and device of `x`; otherwise an ArgumentError."""
+    if not isinstance(y, Tensor):
+        raise ArgumentError(f"{name} is a {type(y).__name__}, expected a torch tensor like {of}, {tuple(x.shape)}")
+    for what in ("shape", "dtype", "device"):
+        got, want = getattr(y, what), getattr(x, what)
+        if got != want:
+            got, want = (tuple(v) if what == "shape" else v for v in (got, want))
+            raise ArgumentError(f"{name} has {what} {got}, expected that of {of}, {want}")
+    return y
 
 
 def check_finite(x: Tensor, name: str = "x") -> Tensor:
@@ -64,15 +96,22 @@ def check_finite(x: Tensor, name: str = "x") -> Tensor:
     return x
 
 
+def check_batch(x: Tensor, name: str = "x") -> Tensor:
+    """`check_data`, and finite where that can be seen for next to nothing: for what runs at every training step."""
+    check_data(x, name)
+    # One number tells: a sum is finite only if all it sums is (or it overflowed, and the elements are looked at).
+    if readable(x) and not math.isfinite(x.detach().sum()):
+        check_finite(x, name)
+    return x
+
+
 def check_time(t: Tensor | Real, x: Tensor, interval: tuple[float, float]) -> Tensor:
     """`batch_time`, and inside `interval`.
 
     The values are looked at on the CPU only: on a GPU that would wait for the device at every training step.
     """
-    if isinstance(t, Tensor) and not t.is_floating_point():
-        raise ArgumentError(f"t has dtype {t.dtype}, expected floating point times")
     t = batch_time(t, x)
-    if t.device.type == "cpu" and not torch._C._functorch.is_functorch_wrapped_tensor(t):
+    if readable(t):
         low, high = (float(v) for v in torch.aminmax(t))
         # A float32 time may round past the interval's float64 end; that much is forgiven, and clamped away.
         if not (low >= interval[0] - 1e-7 and high <= interval[1] + 1e-7):
@@ -88,8 +127,8 @@ def check_points(
     Raises:
         ArgumentError: naming the input, what was got and what would be right.
     """
-    check_data(x0, "x0")
-    check_data(x1, "x1")
+    check_batch(x0, "x0")
+    check_batch(x1, "x1")
     if x0.shape != x1.shape:
         raise ArgumentError(f"x0 has shape {tuple(x0.shape)} and x1 {tuple(x1.shape)}; a path needs equal shapes")
     if x0.device != x1.device:
@@ -97,6 +136,13 @@ def check_points(
     if x0.dtype != x1.dtype:
         raise ArgumentError(f"x0 has dtype {x0.dtype} and x1 {x1.dtype}; a path needs one dtype")
     return check_time(t, x1, interval), x0, x1
+
+
+def check_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape (B, *event) of a draw, of whole numbers >= 1; otherwise an ArgumentError."""
+    if not isinstance(shape, Sequence) or isinstance(shape, str) or len(shape) == 0:
+        raise ArgumentError(f"shape is {shown(shape)}, expected (B, *event)")
+    return tuple(check_count("a length of the shape", n) for n in shape)
 
 
 def sum_event(x: Tensor) -> Tensor:

@@ -13,9 +13,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from fmkit.arguments import check_device, check_generator
 from fmkit.errors import ArgumentError, CombinationError
 from fmkit.parts import Part
-from fmkit.shapes import check_data, check_finite, sum_event
+from fmkit.shapes import check_data, check_finite, check_shape, readable, sum_event
 
 
 class Source(Part):
@@ -33,12 +34,18 @@ class Source(Part):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        """A tensor of `shape` (B, *event), from `generator` alone."""
+        """A tensor of `shape` (B, *event), from `generator` alone.
+
+        Raises:
+            ArgumentError: for a shape with anything but whole numbers >= 1 in it, or a dtype that is not floating
+                point; `check_draw` makes that check in one line.
+        """
 
     def log_prob(self, x: Tensor, cond: Any = None) -> Tensor:
         """`(B,)` log-densities in nats.
 
         Raises:
+            ArgumentError: for points that are not a non-empty floating-point tensor, or NaN.
             CombinationError: if this source has no density.
         """
         raise CombinationError(f"{type(self).__name__} has no density, so a flow from it has no log-likelihood")
@@ -47,6 +54,15 @@ class Source(Part):
     def standard_normal(self) -> bool:
         """Whether this is N(0, I): what score and noise conversions rest on."""
         return False
+
+
+def check_draw(shape: Sequence[int], generator: Any, dtype: Any, device: Any) -> tuple[int, ...]:
+    """The shape of a draw, if it is one, and the rest is what it should be; otherwise an ArgumentError."""
+    check_generator(generator)
+    check_device(device)
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ArgumentError(f"dtype is {dtype!r}, expected a floating-point torch.dtype")
+    return check_shape(shape)
 
 
 class Gaussian(Source):
@@ -73,10 +89,12 @@ class Gaussian(Source):
         return self.std == 1.0 and self.mean == 0.0
 
     def sample(self, shape, *, cond=None, generator=None, dtype=None, device=None) -> Tensor:
-        x = torch.randn(tuple(shape), generator=generator, dtype=dtype, device=device)
+        shape = check_draw(shape, generator, dtype, device)
+        x = torch.randn(shape, generator=generator, dtype=dtype, device=device)
         return x if self.standard_normal else x.mul_(self.std).add_(self.mean)
 
     def log_prob(self, x: Tensor, cond: Any = None) -> Tensor:
+        _check_points(x)
         constant = math.log(self.std) + 0.5 * math.log(2 * math.pi)
         return sum_event(-0.5 * ((x - self.mean) / self.std) ** 2 - constant)
 
@@ -95,10 +113,12 @@ class Uniform(Source):
         self.low, self.high = low, high
 
     def sample(self, shape, *, cond=None, generator=None, dtype=None, device=None) -> Tensor:
-        x = torch.rand(tuple(shape), generator=generator, dtype=dtype, device=device)
+        shape = check_draw(shape, generator, dtype, device)
+        x = torch.rand(shape, generator=generator, dtype=dtype, device=device)
         return x.mul_(self.high - self.low).add_(self.low)
 
     def log_prob(self, x: Tensor, cond: Any = None) -> Tensor:
+        _check_points(x)
         inside = (x >= self.low) & (x <= self.high)
         density = torch.full_like(x, -math.log(self.high - self.low))
         return sum_event(density.masked_fill(~inside, -math.inf))
@@ -122,8 +142,9 @@ class Empirical(Source):
         self.register_buffer("data", check_finite(check_data(data, "data"), "data").clone(), persistent=False)
 
     def sample(self, shape, *, cond=None, generator=None, dtype=None, device=None) -> Tensor:
-        if tuple(shape[1:]) != self.data.shape[1:]:
-            raise ArgumentError(f"asked for events {tuple(shape[1:])}, the data has {tuple(self.data.shape[1:])}")
+        shape = check_draw(shape, generator, dtype, device)
+        if shape[1:] != self.data.shape[1:]:
+            raise ArgumentError(f"asked for events {shape[1:]}, the data has {tuple(self.data.shape[1:])}")
         device = self.data.device if generator is None else generator.device
         rows = torch.randint(len(self.data), (shape[0],), generator=generator, device=device)
         return self.data[rows.to(self.data.device)].to(dtype=dtype)
@@ -154,6 +175,7 @@ class Scaled(Source):
         return self.scale * self.source.sample(shape, cond=cond, generator=generator, dtype=dtype, device=device)
 
     def log_prob(self, x: Tensor, cond: Any = None) -> Tensor:
+        _check_points(x)
         return self.source.log_prob(x / self.scale, cond) - math.log(self.scale) * x[0].numel()
 
 
@@ -177,3 +199,10 @@ class Convolved(Source):
     def sample(self, shape, *, cond=None, generator=None, dtype=None, device=None) -> Tensor:
         x = self.source.sample(shape, cond=cond, generator=generator, dtype=dtype, device=device)
         return x + self.blur.sample(shape, generator=generator, dtype=x.dtype, device=x.device)
+
+
+def _check_points(x: Tensor) -> None:
+    """A point may be infinitely far away, where the density is 0; it is not NaN."""
+    check_data(x)
+    if readable(x) and bool(x.isnan().any()):
+        raise ArgumentError("x has NaN in it, expected points")

@@ -90,5 +90,5 @@ def test_a_step_beside_the_trajectory_stays_inside_and_is_counted():
 
 @pytest.mark.parametrize("steps", [0, -3, 2.5, True, "10", None])
 def test_steps_that_are_no_count_are_refused(steps):
-    with pytest.raises(ArgumentError, match="expected a positive integer"):
+    with pytest.raises(ArgumentError, match="expected a whole number of at least 1"):
         Euler(steps)

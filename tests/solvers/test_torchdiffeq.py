@@ -159,7 +159,7 @@ def test_tolerances_out_of_range_are_refused(cls, rtol, atol):
 def test_counts_out_of_range_are_refused():
     with pytest.raises(ArgumentError, match="max_steps is 0, expected at least 1"):
         Dopri5(max_steps=0)
-    with pytest.raises(ArgumentError, match="steps is 0, expected a positive integer"):
+    with pytest.raises(ArgumentError, match="steps is 0, expected a whole number of at least 1"):
         TorchdiffeqRK4(0)
 
 

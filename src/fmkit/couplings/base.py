@@ -9,15 +9,16 @@ where the plan is a permutation.
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from fmkit.arguments import check_count, check_generator, check_instance
 from fmkit.errors import ArgumentError
 from fmkit.parts import Part
-from fmkit.shapes import check_data, check_finite
+from fmkit.shapes import check_batch
 from fmkit.sources import Source
 
 
@@ -51,18 +52,31 @@ class Coupling(Part):
             generator: the only randomness there is.
 
         Raises:
-            ArgumentError: if the batches do not fit each other or are empty, and, where the pairs depend on values, if
-                any of those is not finite.
+            ArgumentError: if the batches do not fit each other, are empty or not finite; `check_batches` makes that
+                check in one line.
         """
 
     def prepare(self, source: Source, x1: Tensor, cond: Any = None, *, seed: int = 0) -> Iterator[float]:
         """Fit whatever is fitted before training, yielding progress in [0, 1]; the state is saved with the run."""
+        check_instance("source", source, Source)
+        check_batch(x1, "x1")
+        check_count("seed", seed, least=0)
         return iter(())
 
 
-def check_batches(x0: Tensor, x1: Tensor) -> None:
-    """Refuse what would give a meaningless pairing: empty, unequal, non-float or non-finite batches."""
-    check_finite(check_data(x0, "x0"), "x0")
-    check_finite(check_data(x1, "x1"), "x1")
+def check_batches(
+    x0: Tensor, x1: Tensor, cond0: Any = None, cond1: Any = None, generator: torch.Generator | None = None
+) -> None:
+    """Refuse what would give a meaningless pairing: batches that are empty, unequal, not floating point or not finite.
+
+    Raises:
+        ArgumentError: for these, conditions of another length, or a generator that is none.
+    """
+    check_batch(x0, "x0")
+    check_batch(x1, "x1")
     if x0.shape != x1.shape:
         raise ArgumentError(f"x0 has shape {tuple(x0.shape)} and x1 {tuple(x1.shape)}; pairing needs equal shapes")
+    for name, cond in {"cond0": cond0, "cond1": cond1}.items():
+        if isinstance(cond, Sized) and len(cond) != len(x1):
+            raise ArgumentError(f"{name} has {len(cond)} conditions for {len(x1)} samples, expected one for each")
+    check_generator(generator)

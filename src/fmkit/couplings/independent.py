@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fmkit.couplings.base import Coupling
-from fmkit.errors import ArgumentError
+from fmkit.couplings.base import Coupling, check_batches
 
 
 class Independent(Coupling):
@@ -17,8 +16,7 @@ class Independent(Coupling):
         return True
 
     def pair(self, x0, x1, cond0=None, cond1=None, *, generator=None) -> tuple[Tensor, Tensor]:
-        if len(x0) != len(x1) or len(x0) == 0:
-            raise ArgumentError(f"x0 has {len(x0)} rows and x1 {len(x1)}; pairing needs as many, and at least one")
+        check_batches(x0, x1, cond0, cond1, generator)
         rows = torch.arange(len(x1), device=x1.device)
         return rows, rows
 
@@ -27,4 +25,4 @@ class Paired(Coupling):
     """Row k of x0 meets row k of x1 because the user's data says so: x0 and x1 are not independent."""
 
     def pair(self, x0, x1, cond0=None, cond1=None, *, generator=None) -> tuple[Tensor, Tensor]:
-        return Independent().pair(x0, x1)
+        return Independent().pair(x0, x1, cond0, cond1, generator=generator)

@@ -22,7 +22,7 @@ class OptimalTransport(Coupling):
     def pair(self, x0, x1, cond0=None, cond1=None, *, generator=None) -> tuple[Tensor, Tensor]:
         from scipy.optimize import linear_sum_assignment  # here: a third of a second that most programs need not wait
 
-        check_batches(x0, x1)
+        check_batches(x0, x1, cond0, cond1, generator)
         a, b = (x.detach().reshape(len(x), -1).to("cpu", torch.float64) for x in (x0, x1))
         if a.shape[1] == 1:  # on a line the optimum is the order, where an assignment solver is at its slowest
             i0, rank = a[:, 0].argsort(), b[:, 0].argsort().argsort()

@@ -37,6 +37,7 @@ class VectorField(Part):
     """
 
     group: ClassVar[str] = "fmkit.fields"
+    admits: ClassVar[type] = torch.nn.Module  # which `as_field` makes a field of
 
     @abc.abstractmethod
     def forward(self, t: Tensor, x: Tensor, cond: Any = None) -> Tensor:
@@ -95,6 +96,9 @@ class ModuleField(VectorField):
 
 def _takes_cond(module: torch.nn.Module) -> bool:
     name = type(module).__name__
+    no_field = isinstance(module, Part) and not isinstance(module, VectorField)
+    if no_field or type(module).forward is torch.nn.Module.forward:
+        raise ArgumentError(f"{name} has no forward of (t, x, cond), expected a field or a network")
     try:
         parameters = inspect.signature(module.forward).parameters.values()
     except (TypeError, ValueError):  # a scripted or compiled module: trust it
@@ -109,7 +113,11 @@ def _takes_cond(module: torch.nn.Module) -> bool:
 
 
 def as_field(network: torch.nn.Module) -> VectorField:
-    """A field made of `network`: itself if it is one, else wrapped in a `ModuleField`."""
+    """A field made of `network`: itself if it is one, else wrapped in a `ModuleField`.
+
+    Raises:
+        ArgumentError: if it is no torch module, or one that does not take t and x.
+    """
     return network if isinstance(network, VectorField) else ModuleField(network)
 
 
@@ -161,7 +169,7 @@ class PredictionField(VectorField):
         prediction = predict(self.network, t, x, cond)
         if self.view == "velocity":
             return prediction
-        return self.path.convert(t, x, "velocity", **{self.view: prediction})
+        return self.path.combine(t, x, "velocity", **{self.view: prediction})
 
     def stochastic(self, t: Tensor, x: Tensor, cond: Any = None) -> Stochastic:
         if "stochastic" not in self.offers:
@@ -171,8 +179,8 @@ class PredictionField(VectorField):
             )
         t = batch_time(t, x)
         given = {self.view: predict(self.network, t, x, cond)}
-        velocity = self.path.convert(t, x, "velocity", **given)
-        noise = self.path.convert(t, x, "noise", **given)
+        velocity = self.path.combine(t, x, "velocity", **given)
+        noise = self.path.combine(t, x, "noise", **given)
         return Stochastic(velocity, noise, widen(self.path.coefficients(t).sigma, x))
 
 

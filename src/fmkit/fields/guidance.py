@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from fmkit.errors import ArgumentError
-from fmkit.fields.base import Stochastic, VectorField
+from fmkit.fields.base import Stochastic, VectorField, as_field
 
 
 class ClassifierFree(VectorField):
@@ -29,7 +29,7 @@ class ClassifierFree(VectorField):
         super().__init__()
         if not math.isfinite(scale):
             raise ArgumentError(f"scale is {scale}, expected a finite number")
-        self.field, self.scale = field, scale
+        self.field, self.scale = as_field(field), scale
 
     @property
     def interval(self) -> tuple[float, float]:

@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fmkit.arguments import shown
 from fmkit.errors import CombinationError
-from fmkit.fields.base import VectorField
+from fmkit.fields.base import VectorField, as_field
 from fmkit.paths import AffinePath
 from fmkit.shapes import batch_time, widen
 
@@ -43,8 +44,10 @@ class Rescheduled(VectorField):
 
     def __init__(self, field: VectorField, trained: AffinePath, wanted: AffinePath) -> None:
         super().__init__()
-        self.field, self.trained, self.wanted = field, trained, wanted
+        self.field, self.trained, self.wanted = as_field(field), trained, wanted
         for path in (trained, wanted):
+            if not isinstance(path, AffinePath):
+                raise CombinationError(f"{shown(path)} is no affine path: its points are no multiples of another's")
             if path.has_latent:
                 raise CombinationError(
                     f"{type(path).__name__} has latent noise: its points are no multiples of another's"
@@ -52,7 +55,7 @@ class Rescheduled(VectorField):
             angles = _angle(path, torch.linspace(*path.interval, 257, dtype=torch.float64))
             if not bool((angles.diff() > 0).all()):
                 raise CombinationError(f"alpha/sigma of {type(path).__name__} does not grow with t")
-        ends = torch.tensor(field.interval, dtype=torch.float64)
+        ends = torch.tensor(self.field.interval, dtype=torch.float64)
         ends = _time_of(wanted, _angle(trained, ends.clamp(*trained.interval)))
         self._interval = float(ends[0]), float(ends[1])
 

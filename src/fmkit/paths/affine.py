@@ -23,11 +23,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fmkit.arguments import check_generator, check_instance
 from fmkit.differentiation import time_derivative
 from fmkit.errors import ArgumentError, CombinationError, did_you_mean
 from fmkit.paths.base import PathSample, ProbabilityPath
 from fmkit.randomness import normal_like
-from fmkit.shapes import check_points, check_time, widen
+from fmkit.shapes import check_batch, check_like, check_points, check_time, widen
 from fmkit.sources import Convolved, Scaled, Source
 
 VIEWS = ("state", "velocity", "data", "noise", "latent", "score")
@@ -87,6 +88,7 @@ class AffinePath(ProbabilityPath):
         self, t: Tensor | Real, x0: Tensor, x1: Tensor, *, generator: torch.Generator | None = None
     ) -> PathSample:
         t, x0, x1 = check_points(t, x0, x1, self.interval)
+        check_generator(generator)
         at, rate = self.coefficients(t), self.rates(t)
         x = widen(at.alpha, x1) * x1 + widen(at.sigma, x0) * x0
         velocity = widen(rate.alpha, x1) * x1 + widen(rate.sigma, x0) * x0
@@ -108,8 +110,9 @@ class AffinePath(ProbabilityPath):
 
     def start(self, source: Source, t0: float | None = None) -> Source:
         """The law of sigma(t0) x0 + gamma(t0) z; the data's part alpha(t0) x1 is left out, as in the paper."""
-        t = torch.tensor([self.interval[0] if t0 is None else t0], dtype=torch.float64)
-        at = self.coefficients(t)
+        check_instance("source", source, Source)
+        t: Any = self.interval[0] if t0 is None else t0
+        at = self.coefficients(check_time(t, torch.zeros(1, dtype=torch.float64), self.interval))
         sigma, gamma = at.sigma.item(), 0.0 if at.gamma is None else at.gamma.item()
         scaled = source if sigma == 1.0 else Scaled.of(source, sigma)
         return scaled if gamma == 0.0 else Convolved.of(scaled, gamma)
@@ -127,7 +130,8 @@ class AffinePath(ProbabilityPath):
         Gaussian source coupled independently; the caller answers for that (objectives and fields check it).
 
         Raises:
-            ArgumentError: for an unknown view, or a shape that is not that of x.
+            ArgumentError: for an unknown view, points that are not finite, or a view of another shape, dtype or device
+                than x.
             CombinationError: if the views given do not determine the one wanted.
 
         Examples:
@@ -136,15 +140,17 @@ class AffinePath(ProbabilityPath):
             >>> fmkit.paths.CondOT().convert(0.25, x, "data", velocity=u)
             tensor([[2.]])
         """
+        check_batch(x)
         for name, view in given.items():
-            if name not in VIEWS[1:]:
-                raise ArgumentError(f"{name!r} is not a view of a point{did_you_mean(name, VIEWS[1:])}")
-            if view.shape != x.shape:
-                raise ArgumentError(f"{name} has shape {tuple(view.shape)}, expected that of x, {tuple(x.shape)}")
+            _check_view(name, VIEWS[1:])
+            check_batch(check_like(view, x, name), name)
+        _check_view(want, VIEWS)
+        return self.combine(t, x, want, **given)
+
+    def combine(self, t: Tensor | Real, x: Tensor, want: str, **given: Tensor) -> Tensor:
+        """`convert`, of points that are known to be such: a solver may try ones that are not finite."""
         if want in given:
             return given[want]
-        if want not in VIEWS:
-            raise ArgumentError(f"{want!r} is not a view of a point{did_you_mean(want, VIEWS)}")
         weights = self._solve(check_time(t, x, self.interval), want, tuple(given))
         views = (x, *given.values())
         return sum((widen(w, x) * view for w, view in zip(weights, views, strict=True)), torch.zeros_like(x))
@@ -187,6 +193,11 @@ class AffinePath(ProbabilityPath):
         if bool(singular[1:-1].all()):
             raise CombinationError(f"the state and {', '.join(given)} do not determine {want!r}: they say the same")
         return low + NUDGE * bool(singular[0]), high - NUDGE * bool(singular[-1])
+
+
+def _check_view(name: Any, known: tuple[str, ...]) -> None:
+    if name not in known:
+        raise ArgumentError(f"{name!r} is not a view of a point{did_you_mean(str(name), known)}")
 
 
 def _derivative(function: Callable[[Tensor], Tensor | None], t: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ class ProbabilityPath(Part):
             generator: the only randomness there is, for a path with latent noise.
 
         Raises:
-            ArgumentError: if shapes or dtypes differ, or a time is outside the interval;
+            ArgumentError: if shapes or dtypes differ, a point is not finite, or a time is outside the interval;
                 `fmkit.shapes.check_points` makes that check in one line.
         """
 

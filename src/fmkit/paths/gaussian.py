@@ -15,6 +15,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from fmkit.arguments import check_generator
 from fmkit.differentiation import time_derivative
 from fmkit.errors import ArgumentError
 from fmkit.paths.base import PathSample, ProbabilityPath
@@ -50,6 +51,7 @@ class GaussianPath(ProbabilityPath):
         self, t: Tensor | Real, x0: Tensor, x1: Tensor, *, generator: torch.Generator | None = None
     ) -> PathSample:
         t, x0, x1 = check_points(t, x0, x1, self.interval)
+        check_generator(generator)
         wide = t.reshape(-1, *[1] * (x1.ndim - 1))
         (mean, std), (d_mean, d_std) = time_derivative(lambda s: self._given(s, x1), wide)
         self._check(mean, std, x1)

@@ -1,6 +1,17 @@
 """Solvers: own fixed-step methods first, torchdiffeq's and scipy's beside them, and SDEs."""
 
-from fmkit.solvers.base import Function, Solution, Solver, State, Watched, advance, check_times, count, point_of
+from fmkit.solvers.base import (
+    Function,
+    Solution,
+    Solver,
+    State,
+    Watched,
+    advance,
+    check_problem,
+    check_times,
+    count,
+    point_of,
+)
 from fmkit.solvers.fixed_step import FixedStep
 from fmkit.solvers.grids import HalvedGrid, ListedGrid, ShiftedGrid, TimeGrid, UniformGrid
 from fmkit.solvers.multistep import AB2, AB3, AB4, AdamsBashforth
@@ -71,6 +82,7 @@ __all__ = [
     "UniformGrid",
     "Watched",
     "advance",
+    "check_problem",
     "check_times",
     "check_tolerances",
     "count",

@@ -10,16 +10,18 @@ from __future__ import annotations
 import abc
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from fmkit.arguments import check_count, check_generator, shown
 from fmkit.errors import ArgumentError, SolverError
 from fmkit.parts import Part
-from fmkit.shapes import time_dtype
+from fmkit.shapes import check_batch, time_dtype
 
 # A Tensor, or a tuple of them: a union would have to be taken apart at every addition, so the type says Any.
 State = Any
@@ -77,7 +79,8 @@ class Solver(Part):
             generator: the randomness of a stochastic solver.
 
         Raises:
-            ArgumentError: if the times are not as said.
+            ArgumentError: if the times are not as said, x0 is not finite, or f does not answer with its like;
+                `check_problem` and `Watched` look at that.
             SolverError: if the integration does not reach its end.
         """
 
@@ -100,7 +103,10 @@ class Watched:
     def __call__(self, *arguments: Any) -> State:
         self.calls += 1
         times, x = [self._inside(t) for t in arguments[:-1]], arguments[-1]
-        return self.f(*times, x) if self.x0 is None else widened(self.f(*times, _like(x, self.x0)))
+        slope = self.f(*times, x) if self.x0 is None else widened(self.f(*times, _like(x, self.x0)))
+        if self.calls == 1:
+            check_slope(slope, x)
+        return slope
 
     def _inside(self, t: Any) -> Any:
         if isinstance(t, Tensor):  # to float64 first: a float32 clamp would round the bounds outwards
@@ -108,9 +114,26 @@ class Watched:
         return min(max(t, self.low), self.high)
 
 
+def check_slope(slope: Any, x: State) -> None:
+    """Refuse an answer of f that is not like the state; a record of a protocol's own is for its solver to read.
+
+    Raises:
+        ArgumentError: naming what f returned.
+    """
+    if isinstance(slope, tuple) and hasattr(slope, "_fields"):
+        return
+    if isinstance(x, tuple) != isinstance(slope, tuple) or (isinstance(x, tuple) and len(x) != len(slope)):
+        raise ArgumentError(f"f returned {shown(slope)}, expected a slope for each part of the state")
+    for k, part in zip(slope, x, strict=True) if isinstance(x, tuple) else [(slope, x)]:
+        if not isinstance(k, Tensor) or k.shape != part.shape or not k.is_floating_point():
+            raise ArgumentError(f"f returned {shown(k)}, expected floating-point numbers of shape {tuple(part.shape)}")
+
+
 def check_times(times: Sequence[float]) -> tuple[float, ...]:
     """The times as floats, if they are two or more, finite and strictly monotone; otherwise an ArgumentError."""
-    times = tuple(float(t) for t in times)
+    if isinstance(times, str) or not isinstance(times, Iterable) or (isinstance(times, Tensor) and times.ndim != 1):
+        raise ArgumentError(f"times are {shown(times)}, expected a sequence of two or more numbers")
+    times = tuple(_time(t) for t in times)
     if len(times) < 2:
         raise ArgumentError(f"times are {list(times)}, expected two or more: where to begin and where to end")
     if not all(math.isfinite(t) for t in times):
@@ -123,11 +146,35 @@ def check_times(times: Sequence[float]) -> tuple[float, ...]:
     return times
 
 
+def _time(t: Any) -> float:
+    t = t.item() if isinstance(t, Tensor) and t.ndim == 0 and t.device.type != "meta" else t
+    if isinstance(t, bool) or not isinstance(t, Real):
+        raise ArgumentError(f"a time is {shown(t)}, expected a number")
+    return float(t)
+
+
+def check_problem(
+    f: Function, x0: State, times: Sequence[float], generator: torch.Generator | None = None
+) -> tuple[float, ...]:
+    """The times as floats, if this is something a solver can solve; every solver's first line.
+
+    Raises:
+        ArgumentError: if f is no function, x0 no non-empty, finite floating-point state, the times are not two or more
+            and strictly monotone, or the generator is none.
+    """
+    if not callable(f):
+        raise ArgumentError(f"f is {shown(f)}, expected a function (t, state) -> slope")
+    if isinstance(x0, tuple) and not x0:
+        raise ArgumentError("x0 is an empty tuple, expected a point and integrals beside it")
+    for i, part in enumerate(x0 if isinstance(x0, tuple) else (x0,)):
+        check_batch(part, f"x0[{i}]" if isinstance(x0, tuple) else "x0")
+    check_generator(generator)
+    return check_times(times)
+
+
 def check_steps(steps: int) -> int:
     """`steps` itself, if it is a positive integer; otherwise an ArgumentError."""
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ArgumentError(f"steps is {steps!r}, expected a positive integer")
-    return steps
+    return check_count("steps", steps)
 
 
 def point_of(x: State) -> Tensor:

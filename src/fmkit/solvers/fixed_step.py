@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 
 from fmkit.errors import ArgumentError
-from fmkit.solvers.base import Function, Solution, Solver, State, Watched, check_steps, check_times, finished, widened
+from fmkit.solvers.base import Function, Solution, Solver, State, Watched, check_problem, check_steps, finished, widened
 from fmkit.solvers.grids import TimeGrid, UniformGrid
 
 
@@ -52,7 +52,7 @@ class FixedStep(Solver):
     def solve(
         self, f: Function, x0: State, times: Sequence[float], *, generator: torch.Generator | None = None
     ) -> Solution:
-        times = check_times(times)
+        times = check_problem(f, x0, times, generator)
         watched = Watched(f, times, x0)
         grid = _snap(self.grid.times(times[0], times[-1], self.steps), times)
         x = widened(x0)

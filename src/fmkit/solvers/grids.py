@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar
 
+from fmkit.arguments import check_count, check_number
 from fmkit.errors import ArgumentError
 from fmkit.parts import Part
 
@@ -19,13 +20,23 @@ class TimeGrid(Part):
 
     @abc.abstractmethod
     def fractions(self, steps: int) -> list[float]:
-        """steps + 1 strictly increasing numbers, the first 0 and the last 1."""
+        """steps + 1 strictly increasing numbers, the first 0 and the last 1.
+
+        Raises:
+            ArgumentError: if steps is no whole number of at least 1.
+        """
 
     def times(self, begin: float, end: float, steps: int) -> list[float]:
         """The grid from `begin` to `end` (either may be the greater); both are hit exactly.
 
         A grid is laid in time, not along the way: backward integration retraces the forward steps.
+
+        Raises:
+            ArgumentError: if begin and end are not two finite numbers, or steps is no whole number of at least 1.
         """
+        begin, end = check_number("begin", begin), check_number("end", end)
+        if begin == end:
+            raise ArgumentError(f"begin and end are both {begin}, expected two times")
         fractions = self.fractions(steps)
         if end < begin:
             fractions = [1.0 - u for u in reversed(fractions)]
@@ -37,6 +48,7 @@ class UniformGrid(TimeGrid):
     """Steps of equal length."""
 
     def fractions(self, steps: int) -> list[float]:
+        steps = check_count("steps", steps)
         return [i / steps for i in range(steps + 1)]
 
 
@@ -57,6 +69,7 @@ class ShiftedGrid(TimeGrid):
         self.shift = shift
 
     def fractions(self, steps: int) -> list[float]:
+        steps = check_count("steps", steps)
         taus = [1 - i / steps for i in range(steps + 1)]
         return [1 - self.shift * tau / (1 + (self.shift - 1) * tau) for tau in taus]
 
@@ -76,7 +89,7 @@ class HalvedGrid(TimeGrid):
         self.grid = grid
 
     def fractions(self, steps: int) -> list[float]:
-        if steps % 2:
+        if check_count("steps", steps) % 2:
             raise ArgumentError(f"the solver has {steps} steps, expected twice those of the halved grid")
         coarse = self.grid.fractions(steps // 2)
         middles = [(a + b) / 2 for a, b in itertools.pairwise(coarse)]
@@ -101,6 +114,6 @@ class ListedGrid(TimeGrid):
             raise ArgumentError(f"positions are {self.positions}, expected strictly increasing ones from 0 to 1")
 
     def fractions(self, steps: int) -> list[float]:
-        if steps != len(self.positions) - 1:
+        if check_count("steps", steps) != len(self.positions) - 1:
             raise ArgumentError(f"the solver has {steps} steps, the listed grid {len(self.positions) - 1}")
         return self.positions

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from fmkit.arguments import check_instance
 from fmkit.solvers.base import Solver
 from fmkit.solvers.grids import HalvedGrid, TimeGrid
 
@@ -13,7 +14,12 @@ TIGHT = 1e-5
 
 
 def refined(solver: Solver) -> Solver | None:
-    """The same method with less error, or None for a solver that has neither steps nor tolerances."""
+    """The same method with less error, or None for a solver that has neither steps nor tolerances.
+
+    Raises:
+        ArgumentError: if it is no solver.
+    """
+    check_instance("solver", solver, Solver)
     finer: Any = copy.copy(solver)
     if isinstance(steps := getattr(solver, "steps", None), int):
         finer.steps = 2 * steps

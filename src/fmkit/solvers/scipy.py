@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fmkit.errors import ArgumentError, CombinationError, SolverError
-from fmkit.solvers.base import Function, Solution, Solver, State, Watched, check_times, finished
+from fmkit.solvers.base import Function, Solution, Solver, State, Watched, check_problem, finished
 from fmkit.solvers.torchdiffeq import check_tolerances
 
 
@@ -44,7 +44,7 @@ class Scipy(Solver):
     ) -> Solution:
         from scipy.integrate import solve_ivp  # here: it takes long to import, and most programs never need it
 
-        times = check_times(times)
+        times = check_problem(f, x0, times, generator)
         watched, y0, with_gradients = Watched(f, times), _ravel(x0), torch.is_grad_enabled()
         progress = _Progress(times, patience=2000 + 10 * len(y0))
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fmkit.arguments import shown
 from fmkit.errors import ArgumentError
 from fmkit.fields import Stochastic
 from fmkit.randomness import normal_like
@@ -51,6 +52,12 @@ class SDESolver(FixedStep):
             raise ArgumentError(f"{type(self).__name__} integrates points only; a log-density needs an ODE solver")
         return generator
 
+    def _read(self, f: Function, t: float, x: State) -> Stochastic:
+        at = f(t, x)
+        if not isinstance(at, Stochastic):
+            raise ArgumentError(f"f returned {shown(at)}, expected a Stochastic: velocity, noise and its std")
+        return at
+
     def _drift(self, at: Stochastic, t: float, dt: float) -> Tensor:
         """What |dt| multiplies: the velocity in the direction of time, minus lam noise."""
         return math.copysign(1.0, dt) * at.velocity - self._strength(t) * at.noise
@@ -68,7 +75,7 @@ class EulerMaruyama(SDESolver):
     order = 1
 
     def step(self, f: Function, t: float, dt: float, x: State, memory: Any) -> tuple[State, Any]:
-        at = f(t, x)
+        at = self._read(f, t, x)
         kick = normal_like(x, memory) * torch.sqrt(self._variance(at, t) * abs(dt))
         return x + abs(dt) * self._drift(at, t, dt) + kick, memory
 
@@ -79,7 +86,7 @@ class HeunSDE(SDESolver):
     order = 2
 
     def step(self, f: Function, t: float, dt: float, x: State, memory: Any) -> tuple[State, Any]:
-        at, noise = f(t, x), normal_like(x, memory)
+        at, noise = self._read(f, t, x), normal_like(x, memory)
         drift, variance = self._drift(at, t, dt), self._variance(at, t)
         ahead = f(t + dt, x + abs(dt) * drift + noise * torch.sqrt(variance * abs(dt)))
         mean_drift = (drift + self._drift(ahead, t + dt, dt)) / 2

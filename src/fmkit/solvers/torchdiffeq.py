@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from fmkit.arguments import is_number
 from fmkit.errors import ArgumentError, SolverError
 from fmkit.shapes import time_dtype
 from fmkit.solvers.base import (
@@ -22,8 +23,8 @@ from fmkit.solvers.base import (
     Solver,
     State,
     Watched,
+    check_problem,
     check_steps,
-    check_times,
     finished,
     point_of,
     widened,
@@ -55,7 +56,7 @@ class Adaptive(Solver):
     def solve(
         self, f: Function, x0: State, times: Sequence[float], *, generator: torch.Generator | None = None
     ) -> Solution:
-        times = check_times(times)
+        times = check_problem(f, x0, times, generator)
         watched = _Counted(f, times, x0)
         device = point_of(x0).device
         at = torch.tensor(times, dtype=time_dtype(device), device=device)
@@ -128,7 +129,7 @@ class FixedGrid(Solver):
     def solve(
         self, f: Function, x0: State, times: Sequence[float], *, generator: torch.Generator | None = None
     ) -> Solution:
-        times = check_times(times)
+        times = check_problem(f, x0, times, generator)
         watched = Watched(f, times, x0)
         device = point_of(x0).device
         at = torch.tensor(times, dtype=time_dtype(device), device=device)
@@ -186,7 +187,7 @@ class TorchdiffeqImplicitAdams(FixedGrid):
 
 def check_tolerances(rtol: float, atol: float) -> None:
     """Refuse tolerances that are not positive and finite."""
-    if not (0 < rtol < math.inf and 0 < atol < math.inf):
+    if not (is_number(rtol) and is_number(atol) and 0 < rtol < math.inf and 0 < atol < math.inf):
         raise ArgumentError(f"rtol is {rtol} and atol {atol}, expected positive numbers")
 
 

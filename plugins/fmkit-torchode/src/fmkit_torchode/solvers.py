@@ -30,7 +30,7 @@ from torchode.status_codes import INFINITE_NORM, REACHED_MAX_STEPS
 
 from fmkit.errors import ArgumentError, SolverError
 from fmkit.shapes import time_dtype
-from fmkit.solvers.base import Function, Solution, Solver, State, Watched, check_times
+from fmkit.solvers.base import Function, Solution, Solver, State, Watched, check_problem
 
 FIRST_STEP_NFE = 2
 
@@ -62,7 +62,7 @@ class Torchode(Solver):
     def solve(
         self, f: Function, x0: State, times: Sequence[float], *, generator: torch.Generator | None = None
     ) -> Solution:
-        times = check_times(times)
+        times = check_problem(f, x0, times, generator)
         layout, watched = Layout(x0), Watched(f, times)
         term = torchode.ODETerm(lambda t, y: layout.pack(watched(t, layout.unpack(y))), with_stats=False)
         method = _landing(self.method(term))

@@ -1,0 +1,387 @@
+"""Bad inputs: every argument of every public call is made wrong in turn, and each time the answer is a clear error.
+
+A case is a call that works and, for each of its arguments, values that have no meaning there. The law: fmkit raises an
+error of its own that says what was wrong; it never answers with a number, and no error of torch, numpy or Python's
+arithmetic escapes. Parts come from the registry, so a new one is asked the same.
+"""
+
+import inspect
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from fmkit import fields, paths, registry, solvers, sources, transforms
+from fmkit.errors import FmkitError
+from fmkit.parts import parameters_of
+
+NAN, INF = math.nan, math.inf
+CASES = []
+
+
+def case(name, call, good, **bad):
+    """`call(**good())` works; with any one argument out of `bad` it must not."""
+    CASES.append(pytest.param(call, good, bad, id=name))
+
+
+def without(values, *names):
+    return {k: v for k, v in values.items() if k not in names}
+
+
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+# -- families of bad values -------------------------------------------------------------------------------------------
+
+
+def x(n=4, d=2, dtype=torch.float32):
+    return torch.linspace(-1, 1, n * d, dtype=dtype).reshape(n, d).contiguous()
+
+
+def spoilt(values, by):
+    values = values.clone()
+    values.view(-1)[1] = by
+    return values
+
+
+NO_PART = {
+    "None": None,
+    "a name": "condot",
+    "a number": 1,
+    "a tensor": x(),
+    "a class": paths.CondOT,
+    "another kind": transforms.Affine(),
+}
+NO_POINTS = {
+    "None": None,
+    "text": "a",
+    "number": 1.0,
+    "list": [[0.0, 0.0]] * 4,
+    "array": np.zeros((4, 2)),
+    "integers": torch.zeros(4, 2, dtype=torch.int64),
+    "booleans": torch.zeros(4, 2, dtype=torch.bool),
+    "complex": torch.zeros(4, 2, dtype=torch.complex64),
+    "empty": torch.zeros(0, 2),
+    "0-d": torch.tensor(1.0),
+    "nan": spoilt(x(), NAN),
+    "inf": spoilt(x(), INF),
+    "without values": x().to("meta"),
+}
+NO_EVENTS = NO_POINTS | {"event": x(d=3), "rank": x()[:, None]}
+NO_MATCH = NO_EVENTS | {"batch": x(n=5), "double": x(dtype=torch.float64)}
+NO_TIMES = {
+    "None": None,
+    "text": "a",
+    "list": [0.5] * 4,
+    "array": np.full(4, 0.5),
+    "nan": NAN,
+    "inf": INF,
+    "before": -0.5,
+    "after": 1.5,
+    "True": True,
+    "complex": 0.5j,
+    "column": torch.full((4, 1), 0.5),
+    "too many": torch.full((5,), 0.5),
+    "one": torch.full((1,), 0.5),
+    "none": torch.zeros(0),
+    "integers": torch.ones(4, dtype=torch.int64),
+    "one nan": spoilt(torch.full((4,), 0.5), NAN),
+    "one before": spoilt(torch.full((4,), 0.5), -0.1),
+    "one after": spoilt(torch.full((4,), 0.5), 1.1),
+    "without values": torch.full((4,), 0.5, device="meta"),
+}
+NO_NUMBER = {"text": "a", "list": [0.5], "nan": NAN, "inf": INF, "True": True, "two": torch.tensor([0.1, 0.2])}
+NO_SCALE = NO_NUMBER | {"None": None, "negative": -0.5}
+NO_COUNT = {
+    "text": "4",
+    "list": [4],
+    "nan": NAN,
+    "inf": INF,
+    "negative": -1,
+    "zero": 0,
+    "2.5": 2.5,
+    "2.0": 2.0,
+    "True": True,
+    "two": torch.tensor([2, 3]),
+}
+NO_GENERATOR = {"text": "a", "a seed": 0, "a number": 1.0, "numpy's": np.random.default_rng(0)}
+NO_SPAN = {
+    "None": None,
+    "text": "ab",
+    "number": 1.0,
+    "one": (0.0,),
+    "none": (),
+    "equal": (0.0, 0.0),
+    "turning": (0.0, 1.0, 0.5),
+    "nan": (0.0, NAN),
+    "inf": (0.0, INF),
+    "texts": ("a", "b"),
+    "nested": ((0.0,), (1.0,)),
+    "booleans": (False, True),
+    "square": torch.zeros(2, 2),
+    "a None": (0.0, None),
+}
+
+
+# -- paths ------------------------------------------------------------------------------------------------------------
+
+
+class Bent(paths.GaussianPath):
+    """A path that is not affine."""
+
+    def mean(self, t, x1):
+        return t * x1
+
+    def std(self, t, x1):
+        return 1 - t
+
+
+def found(kind):
+    """The registered parts of a kind that work on any points, by name."""
+    for entry in registry.entries(f"fmkit.{kind}"):
+        cls = entry.load()
+        if all(p.default is not inspect.Parameter.empty for p in parameters_of(cls).values()):
+            yield entry.qualified, cls
+
+
+AFFINE = {name: cls() for name, cls in found("paths") if issubclass(cls, paths.AffinePath)}
+for name, path in [*AFFINE.items(), ("a Gaussian path", Bent())]:
+    case(
+        f"{name}: sample",
+        path.sample,
+        lambda: {"t": 0.5, "x0": x(), "x1": x() + 1, "generator": generator()},
+        t=NO_TIMES,
+        x0=NO_MATCH,
+        x1=NO_MATCH,
+        generator=NO_GENERATOR,
+    )
+for name, path in AFFINE.items():
+    case(
+        f"{name}: convert",
+        path.convert,
+        lambda latent=path.has_latent: (
+            {"t": 0.5, "x": x(), "want": "noise", "velocity": x()} | ({"data": x()} if latent else {})
+        ),
+        t=NO_TIMES,
+        x=NO_MATCH,
+        velocity=NO_MATCH,
+        want={"None": None, "number": 3, "unknown": "speed", "list": ["data"]},
+        speed={"unknown": x()},
+    )
+    case(
+        f"{name}: start",
+        path.start,
+        lambda: {"source": sources.Gaussian(), "t0": 0.1},
+        source=NO_PART,
+        t0=without(NO_SCALE, "None") | {"after": 1.5},
+    )
+
+# -- sources ----------------------------------------------------------------------------------------------------------
+
+SOURCES = [
+    sources.Gaussian(2.0, 1.0),
+    sources.Uniform(),
+    sources.Scaled(sources.Uniform(), 2.0),
+    sources.Empirical(x(9)),
+    sources.Convolved(sources.Uniform(), 0.1),
+]
+for source in SOURCES:
+    case(
+        f"{type(source).__name__}: sample",
+        source.sample,
+        lambda: {"shape": (4, 2), "generator": generator(), "dtype": torch.float32, "device": "cpu"},
+        shape={
+            "None": None,
+            "text": "ab",
+            "number": 4,
+            "parts": (2.5, 2),
+            "negative": (-1, 2),
+            "zero": (0, 2),
+            "none": (),
+            "nested": ((2,), 2),
+            "True": (True, 2),
+            "tensor": x(),
+        },
+        generator=NO_GENERATOR,
+        dtype={"text": "float32", "integers": torch.int64, "complex": torch.complex64, "number": 3},
+        device={"text": "a", "number": 1.5},
+    )
+for source in SOURCES[:3]:  # the others have no density; a point infinitely far away has density 0
+    case(f"{type(source).__name__}: log_prob", source.log_prob, lambda: {"x": x()}, x=without(NO_POINTS, "inf"))
+
+# -- couplings --------------------------------------------------------------------------------------------------------
+
+for name, cls in found("couplings"):
+    case(
+        f"{name}: pair",
+        cls().pair,
+        lambda: {"x0": x(), "x1": x() + 1, "cond0": None, "cond1": torch.arange(4), "generator": generator()},
+        x0=without(NO_MATCH, "double"),
+        x1=without(NO_MATCH, "double"),
+        cond0={"length": torch.arange(3)},
+        cond1={"length": torch.arange(3), "text": "ab"},
+        generator=NO_GENERATOR,
+    )
+    case(
+        f"{name}: prepare",
+        lambda cls=cls, **given: list(cls().prepare(**given)),
+        lambda: {"source": sources.Gaussian(), "x1": x(), "seed": 0},
+        source=NO_PART,
+        x1=NO_POINTS,
+        seed={"text": "a", "negative": -1, "half": 0.5},
+    )
+
+# -- solvers ----------------------------------------------------------------------------------------------------------
+
+
+def stochastic(t, x):
+    return fields.Stochastic(-x, x, torch.ones(len(x), 1))
+
+
+NO_FUNCTION = {
+    "None": None,
+    "text": "a",
+    "number": 3.0,
+    "of another shape": lambda t, x: x[:, :1],
+    "of another batch": lambda t, x: x[:1],
+    "of nothing": lambda t, x: None,
+    "of a number": lambda t, x: 1.0,
+    "of integers": lambda t, x: torch.ones(4, 2, dtype=torch.int64),
+    "of nan": lambda t, x: x * NAN,
+    "of two": lambda t, x: (x, x),
+}
+for name, cls in found("solvers"):
+    few = {"steps": 4} if "steps" in parameters_of(cls) else {}
+    case(
+        f"{name}: solve",
+        cls(**few).solve,
+        lambda f=stochastic if cls.reads == "stochastic" else lambda t, x: -x: {
+            "f": f,
+            "x0": x(),
+            "times": (0.0, 1.0),
+            "generator": generator(),
+        },
+        f=without(NO_FUNCTION, "of nan") if cls.reads == "stochastic" else NO_FUNCTION,
+        x0=NO_POINTS | {"no parts": ()},
+        times=NO_SPAN,
+        generator=NO_GENERATOR,
+    )
+case("refined", solvers.refined, lambda: {"solver": solvers.RK4()}, solver=NO_PART)
+for grid in (
+    solvers.UniformGrid(),
+    solvers.ShiftedGrid(),
+    solvers.HalvedGrid(solvers.UniformGrid()),
+    solvers.ListedGrid([0, 0.5, 1]),
+):
+    case(f"{type(grid).__name__}: fractions", grid.fractions, lambda: {"steps": 2}, steps=NO_COUNT | {"None": None})
+    case(
+        f"{type(grid).__name__}: times",
+        grid.times,
+        lambda: {"begin": 0.0, "end": 1.0, "steps": 2},
+        begin=NO_NUMBER | {"the end": 1.0},
+        end=NO_NUMBER | {"the beginning": 0.0},
+        steps=NO_COUNT | {"None": None},
+    )
+
+
+# -- constructors -----------------------------------------------------------------------------------------------------
+
+RANGES = {  # what a parameter's type does not tell: values out of range, by its name
+    "sigma_min": {"negative": -0.1, "too large": 1e3},
+    "sigma_max": {"negative": -0.1, "too small": 1e-3},
+    "beta_min": {"zero": 0.0, "too large": 100.0},
+    "beta_max": {"zero": 0.0},
+    "sigma": {"negative": -0.1, "inf": INF},
+    "n": {"too small": 0.5, "inf": INF},
+    "std": {"zero": 0.0, "negative": -1.0, "inf": INF},
+    "mean": {"inf": INF},
+    "low": {"inf": -INF, "too large": 2.0},
+    "high": {"inf": INF, "too small": -2.0},
+    "shift": {"zero": 0.0, "negative": -1.0, "inf": INF},
+    "a": {"zero": 0.0, "inf": INF},
+    "steps": {"zero": 0, "negative": -1},
+    "max_steps": {"zero": 0},
+    "max_nfe": {"zero": 0},
+    "rtol": {"zero": 0.0, "negative": -1.0, "inf": INF},
+    "atol": {"zero": 0.0, "negative": -1.0, "inf": INF},
+    "lam": {"negative": -1.0, "inf": INF},
+}
+WRONG_TYPES = {
+    float: {"text": "a", "list": [0.5], "nan": NAN, "True": True, "None": None, "a tensor": torch.tensor([0.1, 0.2])},
+    int: {"text": "4", "list": [4], "2.5": 2.5, "2.0": 2.0, "True": True, "None": None, "nan": NAN},
+    bool: {"text": "yes", "one": 1, "None": None},
+    str: {"number": 3, "None": None},
+}
+
+
+def wrong_for(name, annotation):
+    """Bad values for a constructor's parameter, from its annotation and its name."""
+    if annotation in WRONG_TYPES:
+        return WRONG_TYPES[annotation] | RANGES.get(name, {})
+    return {"an object": object(), "bytes": b"1"} | RANGES.get(name, {})
+
+
+for kind in ("paths", "sources", "time_samplers", "time_grids", "solvers"):
+    for name, cls in found(kind):
+        bad = {p.name: wrong_for(p.name, p.annotation) for p in parameters_of(cls).values()}
+        case(f"{kind} {name}", cls, dict, **bad)
+for cls, extra in ((sources.Scaled, "scale"), (sources.Convolved, "std")):
+    case(
+        cls.__name__,
+        cls,
+        lambda extra=extra: {"source": sources.Uniform(), extra: 1.0},
+        source=NO_PART,
+        **{extra: NO_SCALE | {"zero": 0.0}},
+    )
+case("Empirical", sources.Empirical, lambda: {"data": x()}, data=without(NO_POINTS, "list", "array"))
+case("HalvedGrid", solvers.HalvedGrid, lambda: {"grid": solvers.UniformGrid()}, grid=NO_PART)
+case(
+    "ListedGrid",
+    solvers.ListedGrid,
+    lambda: {"positions": [0, 0.5, 1]},
+    positions={
+        "None": None,
+        "text": "ab",
+        "number": 1.0,
+        "one": [0.0],
+        "none": [],
+        "unsorted": [0, 0.7, 0.5, 1],
+        "nan": [0, NAN, 1],
+        "short": [0, 0.5],
+        "texts": ["a", "b"],
+        "nested": [[0], [1]],
+        "booleans": [False, True],
+    },
+)
+
+
+# -- the law ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("call", "good", "bad"), CASES)
+def test_each_bad_input_gets_a_clear_error(call, good, bad):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        call(**good())
+        failures = [f"{argument} = {label}: {said}" for argument, label, said in _answers(call, good, bad) if said]
+    assert not failures, "\n".join(failures)
+
+
+def _answers(call, good, bad):
+    for argument, values in bad.items():
+        for label, value in values.items():
+            try:
+                answer = call(**(good() | {argument: value}))
+            except FmkitError as error:
+                yield argument, label, "" if len(str(error)) > 20 else f"says only {error}"
+            except Exception as error:
+                yield argument, label, f"{type(error).__name__}: {error}"
+            else:
+                yield argument, label, f"answered {answer!r}"
+
+
+def test_there_are_many():
+    assert sum(len(values) for case in CASES for values in case.values[2].values()) > 2000
