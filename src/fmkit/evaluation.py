@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from fmkit.errors import CombinationError
+from fmkit.fields import PredictionField
 from fmkit.metrics import Frechet, SlicedWasserstein, bits_per_dim, nll
 from fmkit.randomness import stream
 
 if TYPE_CHECKING:
-    from fmkit.data import Split
+    from fmkit.data import Data, Split
     from fmkit.divergence import Divergence
     from fmkit.flow import Flow
+    from fmkit.training import Trainer
 
 QUALITY_SAMPLES = 1000
 
@@ -99,6 +101,26 @@ def quality(x: Tensor, split: Split, seed: int) -> dict[str, float]:
             floor = metric(train.double(), _continuous(real, split, seed), generator=stream(seed, key))
             figures[f"{key}_floor"] = float(floor)
     return figures
+
+
+def above_floor(flow: Flow, trainer: Trainer, data: Data) -> dict[str, Any]:
+    """The least possible loss on the training data, and how far above it the flow's network is.
+
+    `loss_floor` and `loss_excess` with their standard errors, and `loss_floor_of` what; None, with the reason, where
+    no floor is known.
+    """
+    try:
+        floor = trainer.loss_floor(data)
+    except CombinationError as error:
+        return {"loss_floor": None, "loss_floor_refused": str(error)}
+    excess = floor.excess(flow.field.network if isinstance(flow.field, PredictionField) else flow.field)
+    return {
+        "loss_floor": floor.value,
+        "loss_floor_standard_error": floor.standard_error,
+        "loss_floor_of": str(floor),
+        "loss_excess": excess.value,
+        "loss_excess_standard_error": excess.standard_error,
+    }
 
 
 def conditions(split: Split, n: int, seed: int) -> Tensor | None:

@@ -103,6 +103,8 @@ def curves(metrics: str | Path, path: str | Path) -> None:
     left, right = made.subplots(1, 2, width_ratios=(2, 1))
     _line(left, records, "loss", INK)
     _line(left, records, "validation_loss", ACCENT)
+    for least in [record["loss_floor"] for record in records if "loss_floor" in record]:
+        left.axhline(least, color=INK, linewidth=1, linestyle=":", label="least possible")
     left.set(xlabel="step", ylabel="loss", title="Loss")
     if left.get_legend_handles_labels()[0]:
         left.legend(frameon=False)

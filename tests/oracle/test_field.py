@@ -18,7 +18,7 @@ from fmkit.objectives import (
     ScoreMatching,
     VelocityMatching,
 )
-from fmkit.oracle import Mixture, MixtureOracle, loss_excess, posterior
+from fmkit.oracle import Mixture, MixtureOracle, law, loss_excess
 from fmkit.parts import parameters_of
 from fmkit.paths import ICFM, AffinePath, CondOT, Cosine, GaussianPath, SchrodingerBridge, VariancePreserving
 from fmkit.solvers import DOP853, Dopri5, HeunSDE
@@ -191,7 +191,7 @@ def test_pieces_change_nothing(kind, monkeypatch, seeded):
     oracle = of_kind(kind, CondOT())
     t, x = places(oracle, seeded)
     whole = oracle.velocity(t, x), oracle.log_prob(t, x), oracle.loss_floor(VelocityMatching(), 100, seeded(0)).value
-    monkeypatch.setattr(posterior, "CHUNK_ELEMENTS", 3)
+    monkeypatch.setattr(law, "CHUNK_ELEMENTS", 3)
     torch.testing.assert_close(oracle.velocity(t, x), whole[0], rtol=1e-13, atol=1e-13)
     torch.testing.assert_close(oracle.log_prob(t, x), whole[1], rtol=1e-13, atol=1e-13)
     assert oracle.loss_floor(VelocityMatching(), 100, seeded(0)).value == pytest.approx(whole[2], rel=1e-12)

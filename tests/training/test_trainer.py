@@ -19,7 +19,7 @@ from fmkit.training import Callback, stream
 
 
 def small(**settings):
-    values = {"steps": 12, "batch_size": 16, "log_every": 4, "checkpoint_every": 5, **settings}
+    values = {"steps": 12, "batch_size": 16, "log_every": 4, "checkpoint_every": 5, "loss_floor": False, **settings}
     return fmkit.Settings(**values)
 
 

@@ -72,12 +72,13 @@ def report(
 ) -> dict[str, Any]:
     """The figures and the pictures of a trained flow, in its run folder."""
     from fmkit.baselines import bits_per_dim
-    from fmkit.evaluation import evaluate
+    from fmkit.evaluation import above_floor, evaluate
 
     seed = job.config.seed if seed is None else seed
     figures = evaluate(flow, job.split, seed, dequantizations=dequantizations, divergence=divergence)
     if job.split.levels is not None and figures["bits_per_dim"] is not None:
         figures["baselines_bits_per_dim"] = bits_per_dim(job.split, job.config.seed)
+    figures |= above_floor(flow, job.trainer, job.split.train)
     figures["losses"] = _losses(folder / runs.LINES)
     runs.write_json(folder / runs.METRICS, figures)
     try:
@@ -108,11 +109,16 @@ def show(figures: dict[str, Any]) -> None:
         table.add_row(f"{key.replace('_', ' ')} to held-out data", f"{figures[key]:.4f}{beside}")
     for name, value in figures["losses"].items():
         table.add_row(name.replace("_", " "), f"{value:.4f}")
+    if figures["loss_floor"] is None:
+        table.add_row("no least possible loss", figures["loss_floor_refused"])
+    else:
+        table.add_row("least possible loss", f"{_with_error(figures, 'loss_floor', 4)}  ({figures['loss_floor_of']})")
+        table.add_row("  the averaged weights' above it", _with_error(figures, "loss_excess", 4))
     Console().print(table)
 
 
-def _with_error(figures: dict[str, Any], key: str) -> str:
-    return f"{figures[key]:.3f} ± {figures[f'{key}_standard_error']:.3f}"
+def _with_error(figures: dict[str, Any], key: str, digits: int = 3) -> str:
+    return f"{figures[key]:.{digits}f} ± {figures[f'{key}_standard_error']:.{digits}f}"
 
 
 def _validation(job: Job) -> Any:

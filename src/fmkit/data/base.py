@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,11 +12,27 @@ import torch
 from torch import Tensor
 
 from fmkit.errors import ArgumentError
+from fmkit.oracle import Law
 from fmkit.parts import Part
 from fmkit.shapes import check_finite
 from fmkit.transforms import Transform
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """The part of the data that has one condition.
+
+    Attributes:
+        share: of all samples, in (0, 1].
+        law: of its samples.
+        cond: the condition; None where there is none, or where it was dropped.
+    """
+
+    share: float
+    law: Law
+    cond: Any = None
 
 
 @dataclass
@@ -30,6 +46,7 @@ class Data:
         x0: `(N, *event)` source samples paired with x, or None; they are in the model's units.
         transform: from the user's units to the model's, or None.
         augment: fresh randomness for every batch (dequantization, flips), `(x, generator) -> x`, or None.
+        density: the law that x was drawn from, in its units, a stratum for each condition; None where it is not known.
     """
 
     x: Any
@@ -37,6 +54,7 @@ class Data:
     x0: Tensor | None = None
     transform: Transform | None = None
     augment: Augment | None = None
+    density: Sequence[Stratum] | None = None
 
 
 @dataclass

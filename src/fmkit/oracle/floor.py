@@ -113,8 +113,9 @@ def _mean(
     """E w(t) measure/D, of a measure `(B,)` of points `(B, D)` at times `(B,)`, a view's row, and what they say."""
     if isinstance(n, bool) or not isinstance(n, Integral) or n < 2:
         raise ArgumentError(f"n is {n!r}, expected a number of draws of at least 2")
-    if not isinstance(objective, Regression):
-        raise CombinationError(f"{type(objective).__name__} is no regression of a view, so its floor is not known")
+    cls = type(objective)
+    if not isinstance(objective, Regression) or (cls.loss, cls.target) != (Regression.loss, Regression.target):
+        raise CombinationError(f"{cls.__name__} is no regression of a view, so its floor is not known")
     objective.check(path, source, Independent())
     drawn_on = law.device if generator is None else generator.device
     means = []

@@ -14,6 +14,9 @@ from fmkit.paths import Coefficients
 from fmkit.shapes import time_dtype
 from fmkit.sources import Gaussian
 
+# Numbers held at once, points times components times dimensions: two megabytes stay in a processor's cache.
+CHUNK_ELEMENTS = 2**18
+
 
 class Row(NamedTuple):
     """Weights `(B,)` of the latents (x1, x0, z)."""
@@ -54,8 +57,13 @@ class Law(torch.nn.Module, abc.ABC):
 
     @property
     @abc.abstractmethod
+    def size(self) -> int:
+        """How many numbers are held for each point asked about."""
+
+    @property
     def rows(self) -> int:
-        """How many points to ask about at once, that what is held stays small."""
+        """How many points to ask about at once."""
+        return max(1, CHUNK_ELEMENTS // self.size)
 
     @abc.abstractmethod
     def draw(self, n: int, generator: torch.Generator | None) -> Tensor:
@@ -64,6 +72,10 @@ class Law(torch.nn.Module, abc.ABC):
     @abc.abstractmethod
     def given(self, source: Gaussian, at: Row, x: Tensor) -> Given:
         """What the points `(B, D)` say, where the path's coefficients are `at` and x0 has the law of `source`."""
+
+    @abc.abstractmethod
+    def standardised(self, shift: Tensor, scale: Tensor) -> Law:
+        """The law of (x - shift)/scale, elementwise; both broadcast to an event."""
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """`(n, *event)` samples in float64, from `generator` alone, on the law's own device."""

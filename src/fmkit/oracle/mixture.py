@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from fmkit.errors import ArgumentError
-from fmkit.oracle import posterior
 from fmkit.oracle.law import Law, Row
+from fmkit.oracle.posterior import Posterior
 from fmkit.shapes import check_finite
 from fmkit.sources import Gaussian
 
@@ -45,11 +45,11 @@ class Mixture(Law):
         covariances: Tensor | Sequence[Sequence[Sequence[float]]] | None = None,
     ) -> None:
         super().__init__()
-        mu = _numbers("means", means)
+        mu = numbers("means", means)
         if mu.ndim < 1 or mu.numel() == 0:
             raise ArgumentError(f"means has shape {tuple(mu.shape)}, expected a non-empty (K, *event)")
         self.event_shape = tuple(mu.shape[1:])
-        w = torch.ones(len(mu), dtype=mu.dtype) if weights is None else _numbers("weights", weights)
+        w = torch.ones(len(mu), dtype=mu.dtype) if weights is None else numbers("weights", weights)
         if w.shape != mu.shape[:1]:
             raise ArgumentError(f"weights has shape {tuple(w.shape)}, expected ({len(mu)},): one for each component")
         if not bool((w > 0).all()):
@@ -60,7 +60,7 @@ class Mixture(Law):
         if covariances is None:
             variances, axes = _round(1.0 if std is None else std, len(mu)), None
         else:
-            variances, axes = _eigen(_numbers("covariances", covariances), (*mu.shape, mu.shape[1]))
+            variances, axes = _eigen(numbers("covariances", covariances), (*mu.shape, mu.shape[1]))
         buffers = {"means": mu, "log_weights": torch.log(w / w.sum()), "variances": variances, "axes": axes}
         for name, tensor in buffers.items():
             self.register_buffer(name, tensor, persistent=False)  # made from the arguments, which are saved
@@ -78,8 +78,13 @@ class Mixture(Law):
         return self.means.device
 
     @property
-    def rows(self) -> int:
-        return max(1, posterior.CHUNK_ELEMENTS // self.means.numel())
+    def size(self) -> int:
+        return self.means.numel()
+
+    @property
+    def alike(self) -> bool:
+        """Whether all components are round and equally wide, as points are."""
+        return self.axes is None and bool((self.variances == self.variances[0]).all())
 
     @property
     def covariances(self) -> Tensor:
@@ -88,8 +93,25 @@ class Mixture(Law):
             return self.variances[..., None] * torch.eye(self.dim, dtype=self.means.dtype, device=self.device)
         return (self.axes * self.variances[:, None]) @ self.axes.mT
 
-    def given(self, source: Gaussian, at: Row, x: Tensor) -> posterior.Posterior:
-        return posterior.Posterior(self, source, at, x)
+    @staticmethod
+    def pooled(shares: Sequence[float], mixtures: Sequence[Mixture]) -> Mixture:
+        """The mixture of mixtures, each with its share."""
+        first = mixtures[0]
+        means = torch.cat([m.means for m in mixtures]).reshape(-1, *first.event_shape)
+        weights = torch.cat([s * m.log_weights.exp() for s, m in zip(shares, mixtures, strict=True)])
+        if all(m.axes is None for m in mixtures):
+            return Mixture(means, weights, std=torch.cat([m.variances[:, 0] for m in mixtures]).sqrt())
+        return Mixture(means, weights, covariances=torch.cat([m.covariances for m in mixtures]))
+
+    def standardised(self, shift: Tensor, scale: Tensor) -> Mixture:
+        shift, scale = (v.to(self.means).expand(self.event_shape).reshape(-1) for v in (shift, scale))
+        means, weights = ((self.means - shift) / scale).reshape(-1, *self.event_shape), self.log_weights.exp()
+        if self.axes is None and bool((scale == scale[0]).all()):
+            return Mixture(means, weights, std=self.variances[:, 0].sqrt() / scale[0])
+        return Mixture(means, weights, covariances=self.covariances / (scale[:, None] * scale))
+
+    def given(self, source: Gaussian, at: Row, x: Tensor) -> Posterior:
+        return Posterior(self, source, at, x)
 
     def draw(self, n: int, generator: torch.Generator | None) -> Tensor:
         device = self.device if generator is None else generator.device
@@ -102,7 +124,8 @@ class Mixture(Law):
         return self.means[k] + away
 
 
-def _numbers(name: str, value: Any) -> Tensor:
+def numbers(name: str, value: Any) -> Tensor:
+    """A tensor of float64, of its own; an ArgumentError for what is no array of finite numbers."""
     try:
         tensor = torch.as_tensor(value, dtype=torch.float64).detach().clone()
     except (TypeError, ValueError, RuntimeError) as error:
@@ -113,7 +136,7 @@ def _numbers(name: str, value: Any) -> Tensor:
 
 def _round(std: Any, n: int) -> Tensor:
     """`(K, 1)` variances of round components."""
-    std = _numbers("std", std)
+    std = numbers("std", std)
     if std.ndim and std.shape != (n,):
         raise ArgumentError(f"std has shape {tuple(std.shape)}, expected ({n},): one for each component")
     if not bool((std >= 0).all()):

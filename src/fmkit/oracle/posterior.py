@@ -29,15 +29,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fmkit.oracle import law
 from fmkit.oracle.law import Row
 from fmkit.paths import AffinePath
 from fmkit.sources import Gaussian
 
 if TYPE_CHECKING:
     from fmkit.oracle.mixture import Mixture
-
-# Numbers held at once, points times components times dimensions: two megabytes stay in a processor's cache.
-CHUNK_ELEMENTS = 2**18
 
 
 def view_row(path: AffinePath, view: str, t: Tensor) -> Row:
@@ -115,17 +113,25 @@ class Posterior:
     def variance_of(self, row: Row) -> Tensor:
         """The trace of Cov[row of the latents | x], `(B,)`."""
         at, std, posterior = self.at, self.source.std, self.responsibilities
-        each = self._gain(row) * self.away()
-        if self.mixture.axes is not None:
-            each = torch.einsum("kij,bkj->bki", self.mixture.axes, each)
-        each = row.alpha[:, None, None] * self.mixture.means + each
-        apart = (each - torch.einsum("bk,bki->bi", posterior, each)[:, None]).square().sum(-1)
+        apart = self._apart(row)
         data = ((row.alpha * at.sigma - row.sigma * at.alpha) * std) ** 2
         data = data + (row.alpha * at.gamma - row.gamma * at.alpha) ** 2
         rest = ((row.sigma * at.gamma - row.gamma * at.sigma) * std) ** 2
         within = (data[:, None, None] * self.mixture.variances + rest[:, None, None]) / self.variance
-        within = within.sum(-1) * (each.shape[-1] / within.shape[-1])
+        within = within.sum(-1) * (self.mixture.dim / within.shape[-1])
         return (posterior * (within + apart)).sum(1)
+
+    def _apart(self, row: Row) -> Tensor:
+        """How far the view's mean in each component is from that in all, squared: `(B, K)`."""
+        posterior, means, gain = self.responsibilities, self.mixture.means, self._gain(row)
+        if self.mixture.alike:  # then the means differ by (a - gain alpha) mu_k only: nothing of size B K D
+            moved = (row.alpha[:, None] - gain[..., 0] * self.at.alpha[:, None]) ** 2
+            return moved * torch.cdist(posterior @ means, means, compute_mode="donot_use_mm_for_euclid_dist") ** 2
+        each = gain * self.away()
+        if self.mixture.axes is not None:
+            each = torch.einsum("kij,bkj->bki", self.mixture.axes, each)
+        each = row.alpha[:, None, None] * means + each
+        return (each - torch.einsum("bk,bki->bi", posterior, each)[:, None]).square().sum(-1)
 
     def _squares(self) -> Tensor:
         """|x - c_k|² `(B, K)`, over pieces of K, and without the cancellation of |x|² - 2 x.c + |c|².
@@ -135,7 +141,7 @@ class Posterior:
         """
         y, means, alpha = self.x.detach(), self.mixture.means, self.at.alpha
         pieces = []
-        for piece in means.split(max(1, CHUNK_ELEMENTS // y.numel())):
+        for piece in means.split(max(1, law.CHUNK_ELEMENTS // y.numel())):
             pieces.append((y[:, None] - alpha[:, None, None] * piece).square().sum(-1))
         shift = self.x - y
         linear = (shift * y).sum(1, keepdim=True) - alpha[:, None] * (shift @ means.T)

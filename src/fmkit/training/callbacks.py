@@ -69,6 +69,8 @@ class Progress(Callback):
     def on_log(self, run: Run, record: dict[str, Any]) -> None:
         if "loss" in record:
             self._loss = f"loss {record['loss']:.4f}"
+            if "loss_excess" in record:
+                self._loss += f", {record['loss_excess']:.4f} above the least possible"
 
     def on_end(self, run: Run) -> None:
         if self._bar is not None:

@@ -30,6 +30,7 @@ class Settings(pydantic.BaseModel):
         validate_every: steps between two validation losses.
         checkpoint_every: steps between two checkpoints.
         keep: checkpoints kept.
+        loss_floor: whether to show how far the loss is above the least possible, where that is known (a second's work).
 
     Raises:
         ArgumentError: for an unknown name, a wrong type or a value out of range.
@@ -53,6 +54,7 @@ class Settings(pydantic.BaseModel):
     validate_every: int = Field(500, ge=1)
     checkpoint_every: int = Field(500, ge=1)
     keep: int = Field(2, ge=1)
+    loss_floor: bool = True
 
     def __init__(self, **values: Any) -> None:
         try:

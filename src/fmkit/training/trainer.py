@@ -25,6 +25,7 @@ from fmkit.solvers import Dopri5, Solver
 from fmkit.sources import Empirical, Gaussian, Source
 from fmkit.training.batches import InMemory, Samples, batches_of
 from fmkit.training.callbacks import Callback, Progress
+from fmkit.training.floors import LossFloor, floor_of
 from fmkit.training.settings import Settings
 from fmkit.training.state import Run
 
@@ -98,6 +99,8 @@ class Trainer:
             data = self._begin_with(data, initial)
         source, coupling = self._ends(data)
         s, device = self.settings, self._place()
+        if data.transform is not None:
+            data.transform.to(device)
         batches = batches_of(data, s.batch_size, s.seed, device)
         held_out = None if validation is None else self._held_out(validation, data, device)
         parts = {"path": self.path, "objective": self.objective, "source": source, "coupling": coupling}
@@ -107,6 +110,7 @@ class Trainer:
             for _ in coupling.prepare(source, batches.x, batches.cond, seed=s.seed):
                 pass
         self._tell("on_start", run)
+        self._least = self._find_least(run, data, source, coupling)
         global_state = torch.get_rng_state()
         try:
             self.field.train()
@@ -129,6 +133,31 @@ class Trainer:
             self._tell("on_end", run)
             run.close()
         return self._flow(run.ema, source, coupling, batches.event_shape, data)
+
+    def loss_floor(self, data: Any, cond: Any = None) -> LossFloor:
+        """The least expected loss that any network can have in training on this data; arguments as of `fit`.
+
+        Raises:
+            CombinationError: where it is not known, and why.
+            ArgumentError: if the data is not what it should be.
+        """
+        data = _as_data(data, cond)
+        return floor_of(data, self.path, self.objective, *self._ends(data), self.settings.seed)
+
+    def _find_least(self, run: Run, data: Data, source: Source, coupling: Coupling) -> float | None:
+        """The least possible loss, once in the metrics; None if it is not known, or not asked for."""
+        if not self.settings.loss_floor:
+            return None
+        dropped = getattr(self.field, "cond_dropout", 0.0)
+        try:
+            floor = floor_of(data, self.path, self.objective, source, coupling, self.settings.seed, dropped)
+        except CombinationError:
+            return None
+        record = {"step": 0, "loss_floor": floor.value, "loss_floor_standard_error": floor.standard_error}
+        if run.step == 0:
+            run.record(record)
+            self._tell("on_log", run, record)
+        return floor.value
 
     def _step(self, run: Run, batch: Batch) -> Tensor:
         """One optimizer step; the mean loss of the batch."""
@@ -180,6 +209,8 @@ class Trainer:
         mean = (run.total / run.counted).item()
         _check_finite(torch.tensor(mean), run.step - 1, self._rate)
         record = {"step": run.step, "loss": mean, "lr": self._rate}
+        if self._least is not None:
+            record["loss_excess"] = mean - self._least
         run.total, run.counted = torch.zeros_like(run.total), 0
         run.record(record)
         self._tell("on_log", run, record)

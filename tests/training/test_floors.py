@@ -1,0 +1,331 @@
+"""The least loss of a run: closed forms, brute force, and what training and evaluation say of it."""
+
+import json
+import math
+
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+
+import fmkit
+from fmkit.couplings import Independent, OptimalTransport
+from fmkit.data import (
+    Checkerboard,
+    Data,
+    EightGaussians,
+    GaussianMixture,
+    Moons,
+    Pinwheel,
+    Rings,
+    SCurve,
+    Stratum,
+    Tabular,
+)
+from fmkit.errors import CombinationError
+from fmkit.evaluation import above_floor
+from fmkit.objectives import DataPrediction, LogitNormal, Regression, ScoreMatching, VelocityMatching
+from fmkit.oracle import Boxes, Mixture, MixtureOracle
+from fmkit.paths import CondOT, VariancePreserving
+from fmkit.sources import Gaussian, Uniform
+from fmkit.training import Callback, Progress
+from fmkit.training.floors import floor_of
+from fmkit.transforms import Affine, Transform
+
+ONE = math.pi / 2  # of one standard Gaussian on the straight path: the integral of 1 / (t² + (1 - t)²)
+
+
+def least(data, path=None, objective=None, source=None, coupling=None, **more):
+    objective = VelocityMatching() if objective is None else objective
+    return floor_of(data, path or CondOT(), objective, source or Gaussian(), coupling or Independent(), **more)
+
+
+def close(floor, value, sigmas=4):
+    assert abs(floor.value - value) < sigmas * floor.standard_error + 1e-12
+    assert floor.standard_error < 0.02 * value  # or the line above would say nothing
+
+
+# -- where the law is known -------------------------------------------------------------------------------------------
+
+KNOWN = [
+    GaussianMixture(),
+    GaussianMixture([[0.0, 1.0], [2.0, 2.0]], [0.2, 0.8], covariances=[[[1.0, 0.4], [0.4, 0.5]], [[0.2, 0], [0, 1]]]),
+    Rings((0.5, 1.5), 0.2),
+    Moons(0.1),
+    SCurve(0.1),
+    Checkerboard(),
+]
+
+
+@pytest.mark.parametrize("objective", [VelocityMatching, DataPrediction, ScoreMatching], ids=lambda c: c.__name__)
+@pytest.mark.parametrize("toy", KNOWN, ids=lambda t: type(t).__name__)
+def test_the_floor_of_a_law_is_that_of_very_many_samples(toy, objective, seeded):
+    """At times when no sample stands alone: an independent estimate, since it knows the samples alone."""
+    early = objective(LogitNormal(-1.5, 0.5))
+    floor = least(toy.load(0).train, CondOT(), early)
+    assert (floor.points, str(floor)) == (None, "of the data's law")
+    x = toy.sample(10_000, seeded(1)).double()
+    many = MixtureOracle.empirical(CondOT(), x).loss_floor(early, 500, seeded(2))
+    error = math.hypot(many.standard_error, floor.standard_error)
+    assert floor.value == pytest.approx(many.value, abs=4 * error, rel=0.03)
+    assert error < 0.05 * floor.value
+
+
+@pytest.mark.parametrize("toy", [Moons(), SCurve(), Pinwheel(arms=3)], ids=repr)
+def test_points_learnt_by_heart_leave_less(toy, seeded):
+    """The least mean squared error is concave in the law."""
+    x = toy.sample(1000, seeded(0))
+    floors = [least(Data(x[:n]), VariancePreserving()).value for n in (10, 100, 1000)]
+    assert floors == sorted(floors)
+    if toy.law():
+        assert floors[-1] < least(Data(x, density=toy.load().train.density), VariancePreserving()).value
+
+
+def test_each_condition_has_a_floor_of_its_own():
+    labelled = EightGaussians(std=1.0, labels=True).load(0).train
+    close(least(labelled), ONE)
+    assert sum(s.share for s in labelled.density) == pytest.approx(1)
+    unequal = GaussianMixture([[0.0], [50.0]], [0.9, 0.1], std=[1.0, 3.0], labels=True).load(0).train
+    close(least(unequal), 0.9 * ONE + 0.1 * 3 * ONE)
+
+
+def test_dropped_conditions_are_learnt_without():
+    labelled, plain = (EightGaussians(labels=labels).load(0).train for labels in (True, False))
+    close(least(labelled, dropped=0.3), 0.7 * ONE + 0.3 * least(plain).value)
+    assert least(plain, dropped=0.3).value == least(plain).value  # there is nothing to drop
+    full = GaussianMixture([[0.0, 0.0], [9.0, 0.0]], covariances=[[[1.0, 0.5], [0.5, 1.0]]] * 2)
+    pooled = Mixture.pooled([0.5, 0.5], [full.law(0), full.law(1)])
+    torch.testing.assert_close(pooled.covariances, full.law().covariances)
+    torch.testing.assert_close(pooled.means, full.law().means)
+
+
+def test_the_floor_is_in_the_models_units():
+    """Standardised, one Gaussian of any size is the standard one, in two coordinates of different scale as well."""
+    wide = GaussianMixture([[30.0, -4.0]], covariances=[[[9.0, 0.0], [0.0, 0.25]]]).load(0).train
+    wide.transform = Affine(torch.tensor([30.0, -4.0]), torch.tensor([3.0, 0.5]))
+    close(least(wide), ONE)
+    round_ = GaussianMixture([[30.0, -4.0]], std=3.0).load(0).train
+    round_.transform = Affine(0.0, 3.0)
+    close(least(round_), ONE)
+    board = Checkerboard(side=2.0).load(0).train
+    board.transform = Affine(0.0, 4.0)
+    assert least(board).value == pytest.approx(least(Checkerboard(side=0.5).load(0).train).value, rel=1e-12)
+
+
+@pytest.mark.parametrize("toy", [Moons(0.0), SCurve(dim=3), Pinwheel(), Rings((1.0,), 1e-4)], ids=repr)
+def test_without_a_known_law_it_is_the_samples(toy):
+    floor = least(toy.load(0).train)
+    assert (floor.points, floor.of) == (1000, 10_000)
+    assert str(floor) == "of 1000 of 10000 training samples, learnt by heart"
+
+
+# -- where the samples are all there is -------------------------------------------------------------------------------
+
+
+def test_points_are_those_of_the_empirical_field(seeded):
+    x = torch.randn(40, 3, generator=seeded(0))
+    floor = least(Data(x), VariancePreserving())
+    assert (floor.points, floor.of, str(floor)) == (40, 40, "of 40 training samples, learnt by heart")
+    close(floor, MixtureOracle.empirical(VariancePreserving(), x).loss_floor(VelocityMatching(), 200_000).value, 6)
+    shift, scale = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.5, 1.0, 4.0])
+    moved = least(Data(x * scale + shift, transform=Affine(shift, scale)), VariancePreserving())
+    assert moved.value == pytest.approx(floor.value, rel=1e-6)
+
+
+def test_points_of_one_label_each_cost_nothing(seeded):
+    """Two labels, one point each: with the label known, x1 is; what is left is x0 given x_t, which is known too."""
+    x = torch.tensor([[-1.0], [1.0]])
+    assert least(Data(x, torch.tensor([0, 1]))).value < 1e-12
+    both = least(Data(x))
+    close(both, MixtureOracle.empirical(CondOT(), x).loss_floor(VelocityMatching(), 200_000).value, 6)
+
+
+def test_points_are_augmented_and_then_transformed():
+    x, doubled = X[:, :1], Affine(0.0, 0.5)
+    got = least(Data(x, augment=lambda x, generator: x + 1, transform=doubled, density=[STANDARD]))
+    assert got.points == 20  # a law is not that of augmented data
+    assert got.value == pytest.approx(least(Data(2 * (x + 1))).value, rel=1e-6)
+
+
+def test_equal_seeds_give_equal_floors():
+    data = Data(X)
+    assert least(data, seed=3).value == least(data, seed=3).value
+    assert least(data, seed=3).value != least(data, seed=4).value
+
+
+# -- refusals ---------------------------------------------------------------------------------------------------------
+
+
+class Own(Regression):
+    view = "velocity"
+
+    def target(self, path, point):
+        return 2 * point.velocity
+
+
+class Cube(Transform):
+    def forward(self, x):
+        return x**3
+
+    def inverse(self, y):
+        return y.sign() * y.abs() ** (1 / 3)
+
+    def log_det(self, x):
+        return (3 * x**2).log().flatten(1).sum(1)
+
+
+X, LABELS = torch.randn(20, 2, generator=torch.Generator().manual_seed(0)), torch.zeros(20, dtype=torch.int64)
+STANDARD, UNIT_SQUARE = Stratum(1.0, Mixture([[0.0, 0.0]])), Stratum(1.0, Boxes([[0.0, 0.0]], [[1.0, 1.0]]), 0)
+
+
+@pytest.mark.parametrize(
+    ("said", "change"),
+    [
+        ("OptimalTransport is not independent", {"coupling": OptimalTransport()}),
+        ("Uniform is not Gaussian", {"source": Uniform()}),
+        ("Own is no regression of a view", {"objective": Own()}),
+        ("comes in pairs", {"data": Data(X, x0=X)}),
+        ("a TensorDataset: only the least loss of a tensor", {"data": Data(TensorDataset(X))}),
+        ("conditions are no labels", {"data": Data(X, torch.randn(20))}),
+        ("conditions are no labels", {"data": Data(X, torch.zeros(20, 2, dtype=torch.int64))}),
+        ("over 100 different labels", {"data": Data(torch.randn(500, 2), torch.arange(500))}),
+        ("law through Cube is not known", {"data": Data(X, transform=Cube(), density=[STANDARD])}),
+        ("the law of all the data is not known", {"data": Data(X, LABELS, density=[UNIT_SQUARE]), "dropped": 0.1}),
+    ],
+)
+def test_an_unknown_floor_is_refused_with_the_reason(said, change):
+    with pytest.raises(CombinationError, match=said):
+        least(**{"data": Data(X), **change})
+
+
+# -- training ---------------------------------------------------------------------------------------------------------
+
+
+def trainer(field=None, callbacks=(), **settings):
+    settings = {"steps": 6, "batch_size": 8, "log_every": 3, "checkpoint_every": 3, **settings}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        field = field or fmkit.fields.MLP(2, width=8, depth=1)
+    return fmkit.Trainer(CondOT(), field, settings=fmkit.Settings(**settings), callbacks=callbacks)
+
+
+def lines_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_training_shows_the_excess_beside_the_loss(tmp_path):
+    data = Moons().load(0).train
+    trainer().fit(data, folder=tmp_path)
+    first, *rest = lines_of(tmp_path)
+    floor = trainer().loss_floor(data)
+    assert first == {"step": 0, "loss_floor": floor.value, "loss_floor_standard_error": floor.standard_error}
+    assert [r["step"] for r in rest] == [3, 6]
+    assert all(r["loss_excess"] == r["loss"] - floor.value for r in rest)
+
+
+def test_the_floor_leaves_the_run_as_it_is(tmp_path):
+    data, before = Pinwheel().load(0).train, torch.get_rng_state()
+    flows = [trainer(loss_floor=shown).fit(data, folder=tmp_path / str(shown)) for shown in (True, False)]
+    for a, b in zip(*(flow.parameters() for flow in flows), strict=True):
+        assert torch.equal(a, b)
+    assert torch.equal(before, torch.get_rng_state())
+    with_, without = lines_of(tmp_path / "True"), lines_of(tmp_path / "False")
+    assert [{k: v for k, v in r.items() if k != "loss_excess"} for r in with_[1:]] == without
+
+
+def test_a_resumed_run_goes_on_with_the_same_floor(tmp_path):
+    data = Moons().load(0).train
+    trainer(steps=6).fit(data, folder=tmp_path / "whole")
+    trainer(steps=3).fit(data, folder=tmp_path / "cut")
+    trainer(steps=6).fit(data, folder=tmp_path / "cut", resume=True)
+    assert lines_of(tmp_path / "whole") == lines_of(tmp_path / "cut")
+
+
+def test_where_it_is_unknown_training_goes_on_without(tmp_path):
+    fmkit.Trainer(
+        CondOT(),
+        fmkit.fields.MLP(2, width=8, depth=1),
+        coupling=OptimalTransport(),
+        settings=fmkit.Settings(steps=3, batch_size=8, log_every=3),
+        callbacks=(),
+    ).fit(X, folder=tmp_path)
+    assert [set(r) for r in lines_of(tmp_path)] == [{"step", "loss", "lr"}]
+
+
+def test_dropped_conditions_count_in_training(tmp_path):
+    data = EightGaussians(labels=True).load(0).train
+    trainer(fmkit.fields.MLP(2, width=8, depth=1, classes=8, cond_dropout=0.5)).fit(data, folder=tmp_path)
+    assert lines_of(tmp_path)[0]["loss_floor"] == pytest.approx(least(data, dropped=0.5).value)
+    assert lines_of(tmp_path)[0]["loss_floor"] > 1.2 * ONE
+
+
+def test_the_progress_line_says_it():
+    seen = []
+
+    class Look(Callback):
+        def on_log(self, run, record):
+            seen.append(progress._loss)
+
+    progress = Progress()
+    trainer(callbacks=[progress, Look()]).fit(Moons().load(0).train)
+    assert seen[0] == ""
+    assert all(" above the least possible" in line and line.startswith("loss ") for line in seen[1:])
+
+
+# -- evaluation -------------------------------------------------------------------------------------------------------
+
+
+class Perfect(torch.nn.Module):
+    def __init__(self, oracle):
+        super().__init__()
+        self.oracle = oracle
+
+    def forward(self, t, x):
+        return self.oracle(t, x)
+
+
+def test_a_perfect_network_has_no_excess_and_any_other_has_its_error():
+    toy = GaussianMixture()
+    floor = least(toy.load(0).train)
+    oracle = MixtureOracle(CondOT(), toy.means, std=1.0)
+    assert floor.excess(Perfect(oracle)).value < 1e-9
+    zero = floor.excess(fmkit.fields.ModuleField(Zero()))
+    mean_square = (toy.means**2).sum(1).mean().item() / 2 + 2  # of x1 - x0, a coordinate
+    assert zero.value + floor.value == pytest.approx(mean_square, abs=5 * math.hypot(*zero[1:], floor.standard_error))
+
+
+class Zero(torch.nn.Module):
+    def forward(self, t, x):
+        return torch.zeros_like(x)
+
+
+def test_the_excess_of_a_trained_network_is_its_loss_less_the_floor():
+    split = EightGaussians(labels=True, n_train=4000).load(0)
+    run = trainer(fmkit.fields.MLP(2, width=32, depth=1, classes=8), steps=300, batch_size=128, lr=3e-3, ema=0.9)
+    flow = run.fit(split.train)
+    figures = above_floor(flow, run, split.train)
+    with torch.no_grad():
+        x1, k = EightGaussians(labels=True).draw(40_000, torch.Generator().manual_seed(5))
+        x0 = torch.randn(x1.shape, generator=torch.Generator().manual_seed(6))
+        generator = torch.Generator().manual_seed(7)
+        loss = run.objective.loss(flow.field.network, run.path, (x0, x1, k), generator=generator).value
+    error = math.hypot(figures["loss_excess_standard_error"], (loss.std() / 200).item())
+    assert figures["loss_floor"] + figures["loss_excess"] == pytest.approx(loss.mean().item(), abs=4 * error)
+    assert figures["loss_floor_of"] == "of the data's law"
+    assert 10 * error < 3 * figures["loss_excess"]
+
+
+def test_evaluation_says_why_there_is_none(tmp_path):
+    (tmp_path / "x.csv").write_text("a,b\n" + "\n".join(f"{i},{i * i % 7}" for i in range(40)))
+    split = Tabular(str(tmp_path / "x.csv")).load(0)
+    run = fmkit.Trainer(
+        CondOT(),
+        fmkit.fields.MLP(2, width=8, depth=1),
+        coupling=OptimalTransport(),
+        settings=fmkit.Settings(steps=1, batch_size=4),
+        callbacks=(),
+    )
+    figures = above_floor(run.fit(split.train), run, split.train)
+    assert figures == {
+        "loss_floor": None,
+        "loss_floor_refused": "OptimalTransport is not independent: the least loss under it is not known",
+    }
