@@ -165,7 +165,7 @@ def test_steps_for_each_sample_alone_give_gradients_of_the_samples_only(seeded):
 def test_refusals(seeded):
     flow = Flow(Gaussian(), Scale(), RK4(4), 2)
     for wrong in ("direct", 2, None):
-        with pytest.raises(ArgumentError, match=f"differentiable is {wrong!r}, expected True, False or 'adjoint'"):
+        with pytest.raises(ArgumentError, match=f"differentiable is {wrong!r}, expected True.* False or 'adjoint'"):
             flow.log_prob(torch.ones(3, 2), differentiable=wrong)
     with pytest.raises(CombinationError, match="the adjoint is of ODEs"):
         solve_by_adjoint(EulerMaruyama(4), lambda t, x: x, torch.ones(2, 1), (0.0, 1.0), [])

@@ -328,7 +328,7 @@ def test_outside_a_bounded_start_the_density_is_zero():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda f: f.sample(0), "n is 0, expected a number of samples of at least 1"),
+        (lambda f: f.sample(0), "n is 0, expected a whole number of at least 1"),
         (lambda f: f.sample(-1), "n is -1"),
         (lambda f: f.sample(True), "n is True"),
         (lambda f: f.sample(2.0), r"n is 2\.0"),
@@ -348,9 +348,9 @@ def test_outside_a_bounded_start_the_density_is_zero():
             lambda f: f.log_prob(torch.zeros(3, 2, dtype=torch.int64)),
             r"x has dtype torch\.int64, expected floating point",
         ),
-        (lambda f: f.log_prob([[0.0, 1.0]]), "x is a list, expected a torch tensor"),
+        (lambda f: f.log_prob([[0.0, 1.0]]), "x is .*, expected a tensor"),
         (lambda f: f.transport(torch.zeros(3, 2), 1.5, 0.0), r"t is 1\.5, expected a time in \[0, 1\]"),
-        (lambda f: f.transport(torch.zeros(3, 2), 1.0, math.nan), "t is nan"),
+        (lambda f: f.transport(torch.zeros(3, 2), 1.0, math.nan), "t1 is nan, expected a number"),
         (lambda f: f.transport(torch.zeros(3, 2), 0.5, 0.5), "strictly increasing or strictly decreasing"),
         (lambda f: f.trajectory(3, [0.0, 2.0]), r"t is 2\.0, expected a time"),
     ],

@@ -58,6 +58,13 @@ def check_generator(generator: Any) -> torch.Generator | None:
     return generator
 
 
+def check_dtype(dtype: Any) -> torch.dtype | None:
+    """A floating-point dtype, or None for the default one."""
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ArgumentError(f"dtype is {dtype!r}, expected a floating-point torch.dtype")
+    return dtype
+
+
 def check_device(device: Any) -> Any:
     """A torch device or its name, or None for the default one."""
     try:

@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from numbers import Integral
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from fmkit.arguments import check_count, check_generator, shown
 from fmkit.errors import ArgumentError
 from fmkit.parts import Part
 from fmkit.randomness import normal_like, signs_like
-from fmkit.shapes import sum_event
+from fmkit.shapes import check_batch, sum_event
 
 VelocityFunction = Callable[[Any, Tensor], Tensor]
 RateFunction = Callable[[Any, Tensor], tuple[Tensor, Tensor]]
@@ -69,14 +69,15 @@ class ExactDivergence(Divergence):
 
     def __init__(self, chunk: int | None = None) -> None:
         super().__init__()
-        self.chunk = None if chunk is None else _count("chunk", chunk)
+        self.chunk = None if chunk is None else check_count("chunk", chunk)
 
     def rate(self, f: VelocityFunction, x: Tensor, generator: torch.Generator | None = None) -> RateFunction:
+        _check(f, x, generator)
         basis = torch.eye(x[0].numel(), dtype=x.dtype, device=x.device)
         chunk = self.chunk or _fitting(x)
 
         def rate(t: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-            velocity, pull = torch.func.vjp(lambda y: f(t, y), x)  # type: ignore[misc]
+            velocity, pull = _pulled(f, t, x)
 
             def diagonal(e: Tensor) -> Tensor:
                 row = pull(e.reshape(x.shape[1:]).expand_as(velocity))[0]
@@ -104,15 +105,16 @@ class HutchinsonDivergence(Divergence):
         super().__init__()
         if distribution not in ("rademacher", "gaussian"):
             raise ArgumentError(f"distribution is {distribution!r}, expected 'rademacher' or 'gaussian'")
-        self.probes, self.distribution = _count("probes", probes), distribution
+        self.probes, self.distribution = check_count("probes", probes), distribution
         self.estimates = self.probes
 
     def rate(self, f: VelocityFunction, x: Tensor, generator: torch.Generator | None = None) -> RateFunction:
+        _check(f, x, generator)
         draw = normal_like if self.distribution == "gaussian" else signs_like
         probes = draw(x, generator, self.probes)
 
         def rate(t: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-            velocity, pull = torch.func.vjp(lambda y: f(t, y), x)  # type: ignore[misc]
+            velocity, pull = _pulled(f, t, x)
 
             def estimate(z: Tensor) -> Tensor:
                 return sum_event(pull(z)[0] * z)
@@ -122,10 +124,24 @@ class HutchinsonDivergence(Divergence):
         return rate
 
 
-def _count(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ArgumentError(f"{name} is {value!r}, expected a whole number of at least 1")
-    return int(value)
+def _check(f: Any, x: Tensor, generator: Any) -> None:
+    if not callable(f):
+        raise ArgumentError(f"f is {shown(f)}, expected a function (t, x) -> velocity")
+    if not isinstance(x, Tensor) or x.device.type != "meta":  # where memory is counted, and no number comes out
+        check_batch(x)
+    check_generator(generator)
+
+
+def _pulled(f: VelocityFunction, t: Any, x: Tensor) -> tuple[Tensor, Callable[..., Any]]:
+    """The velocity, and what multiplies its Jacobian from the left."""
+
+    def velocity(y: Tensor) -> Tensor:
+        out = f(t, y)
+        if not isinstance(out, Tensor) or out.shape != y.shape:
+            raise ArgumentError(f"f returned {shown(out)}, expected a velocity of shape {tuple(y.shape)}")
+        return out
+
+    return torch.func.vjp(velocity, x)  # type: ignore[return-value]
 
 
 def _fitting(x: Tensor) -> int:

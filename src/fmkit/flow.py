@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fmkit.adjoint import solve_by_adjoint
+from fmkit.arguments import check_count, check_number, checked, shown
 from fmkit.divergence import Divergence, ExactDivergence
 from fmkit.errors import ArgumentError, CombinationError
 from fmkit.fields import PredictionField, Rescheduled, VectorField, as_field
@@ -62,7 +63,8 @@ class Flow(Part):
         self.start = start
         self.field = as_field(field)
         self.solver = Dopri5() if solver is None else solver
-        self.event_shape = (event_shape,) if isinstance(event_shape, int) else tuple(event_shape)
+        lengths: Any = (event_shape,) if isinstance(event_shape, Integral) else event_shape
+        self.event_shape = tuple(check_count("a length of the event_shape", n) for n in lengths)
         self.transform = transform
         self.divergence = ExactDivergence() if divergence is None else divergence
 
@@ -84,6 +86,7 @@ class Flow(Part):
     def _precision(self, otherwise: torch.dtype) -> torch.dtype:
         return next((p.dtype for p in self.field.parameters()), otherwise)
 
+    @checked
     def sample(
         self,
         n: int,
@@ -109,8 +112,10 @@ class Flow(Part):
         """
         x0, cond = self._begin(n, cond, generator)
         with self._mode(differentiable):
-            return self.in_data_units(self._carried(x0, self.interval, cond, solver, generator, differentiable))
+            y = self._carried(x0, self.interval, cond, solver, generator, differentiable)
+            return y if self.transform is None else self.transform.inverse(y)
 
+    @checked
     def log_prob(
         self,
         x: Tensor,
@@ -141,6 +146,7 @@ class Flow(Part):
         """
         return self._scored(x, cond, solver, divergence, generator, differentiable)[0]
 
+    @checked
     def log_prob_with_error(
         self,
         x: Tensor,
@@ -191,6 +197,7 @@ class Flow(Part):
                 log_prob = log_prob + self.transform.log_det(x).to(dtype)
             return log_prob, carried
 
+    @checked
     def sample_with_log_prob(
         self,
         n: int,
@@ -212,6 +219,7 @@ class Flow(Part):
             x = self.transform.inverse(carried.x)
             return x, log_prob + self.transform.log_det(x)
 
+    @checked
     def transport(
         self,
         x: Tensor,
@@ -240,6 +248,7 @@ class Flow(Part):
             y = self._carried(x, (begin, end), cond, solver, generator, differentiable)
             return self.transform.inverse(y) if self.transform is not None and end == self.interval[1] else y
 
+    @checked
     def rescheduled(self, path: AffinePath) -> Flow:
         """This flow, followed along another affine path: the same samples, by other and perhaps easier ways.
 
@@ -252,6 +261,7 @@ class Flow(Part):
         start = Scaled.of(self.start, field.scale(field.interval[0]))
         return Flow(start, field, self.solver, self.event_shape, self.transform, self.divergence).eval()
 
+    @checked
     def trajectory(
         self,
         n: int,
@@ -273,9 +283,15 @@ class Flow(Part):
             return self._solve(x0, times, cond, solver, generator)
 
     def in_data_units(self, y: Tensor) -> Tensor:
-        """Points `(B, *event_shape)` at the data end, as a trajectory ends with, in the user's units."""
+        """Points `(B, *event_shape)` at the data end, as a trajectory ends with, in the user's units.
+
+        Raises:
+            ArgumentError: for points of another shape, or not finite.
+        """
+        self._check_points(y)
         return y if self.transform is None else self.transform.inverse(y)
 
+    @checked
     def save(self, path: str | Path) -> None:
         """Write the flow to one file, whole or not at all: safetensors, with its parts described in JSON.
 
@@ -287,6 +303,7 @@ class Flow(Part):
         save_flow(self, path)
 
     @staticmethod
+    @checked
     def load(path: str | Path, *, using: Iterable[Any] = ()) -> Flow:
         """Read a flow. Nothing in the file is run or imported; its parts must be installed.
 
@@ -302,9 +319,7 @@ class Flow(Part):
         return load_flow(path, using)
 
     def _begin(self, n: int, cond: Any, generator: torch.Generator | None) -> tuple[Tensor, Any]:
-        if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
-            raise ArgumentError(f"n is {n!r}, expected a number of samples of at least 1")
-        cond = self._condition(cond, int(n))
+        cond = self._condition(cond, check_count("n", n))
         shape = (int(n), *self.event_shape)
         if generator is not None and generator.device.type != self.device.type:
             x0 = self.start.sample(shape, cond=cond, generator=generator, dtype=self.dtype, device=generator.device)
@@ -314,7 +329,10 @@ class Flow(Part):
     def _condition(self, cond: Any, n: int) -> Any:
         if cond is None:
             return None
-        cond = torch.as_tensor(cond, device=self.device)
+        try:
+            cond = torch.as_tensor(cond, device=self.device)
+        except (TypeError, ValueError, RuntimeError):
+            raise ArgumentError(f"cond is {shown(cond)}, expected numbers: a condition for each sample") from None
         if cond.ndim == 0:
             cond = cond.expand(n)
         if len(cond) != n:
@@ -328,7 +346,7 @@ class Flow(Part):
         return x.to(self.device)  # its precision is the user's until the transform has been applied
 
     def _inside(self, t: float) -> float:
-        if not 0.0 <= t <= 1.0:
+        if not 0.0 <= check_number("t", t) <= 1.0:
             raise ArgumentError(f"t is {t}, expected a time in [0, 1]")
         return min(max(float(t), self.interval[0]), self.interval[1])
 

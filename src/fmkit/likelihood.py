@@ -127,5 +127,5 @@ def doubt(score: Callable[[Solver], Tensor], solver: Solver, dim: int, done: Ten
         warnings.warn(
             f"log-densities by {type(solver).__name__} {how} are off by about {error:.2g} nats a sample ({bits:.2g} "
             f"bits per dimension), as {seen}; take more steps, or an adaptive solver at a small tolerance",
-            stacklevel=5,
+            stacklevel=6,
         )

@@ -38,8 +38,8 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write a file whole or not at all."""
     try:
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise SavedFileError(f"cannot write {path}: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        raise SavedFileError(f"cannot write {path}: {getattr(error, 'strerror', error)}") from error
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
@@ -61,7 +61,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         SavedFileError: if it is missing, damaged, or not fmkit's.
     """
     path = Path(path)
-    if not path.is_file():
+    if not _is_file(path):
         raise SavedFileError(f"there is no file {path}")
     try:
         with safetensors.safe_open(path, "pt") as file:
@@ -75,6 +75,13 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         got = header.get("format") if isinstance(header, dict) else header
         raise SavedFileError(f"{path} has format {got!r}; fmkit {__version__} reads format {FORMAT}")
     return tensors, header
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except ValueError:  # a name that no file system allows
+        return False
 
 
 def save_flow(flow: Flow, path: str | Path) -> None:

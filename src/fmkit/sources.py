@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fmkit.arguments import check_device, check_generator
+from fmkit.arguments import check_device, check_dtype, check_generator
 from fmkit.errors import ArgumentError, CombinationError
 from fmkit.parts import Part
 from fmkit.shapes import check_data, check_finite, check_shape, readable, sum_event
@@ -60,8 +60,7 @@ def check_draw(shape: Sequence[int], generator: Any, dtype: Any, device: Any) ->
     """The shape of a draw, if it is one, and the rest is what it should be; otherwise an ArgumentError."""
     check_generator(generator)
     check_device(device)
-    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise ArgumentError(f"dtype is {dtype!r}, expected a floating-point torch.dtype")
+    check_dtype(dtype)
     return check_shape(shape)
 
 

@@ -11,9 +11,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fmkit.arguments import check_number
 from fmkit.errors import ArgumentError
 from fmkit.parts import Part
-from fmkit.shapes import check_finite, time_dtype
+from fmkit.shapes import check_batch, check_data, check_finite, time_dtype
 
 
 class Transform(Part):
@@ -62,20 +63,37 @@ class Affine(Transform):
         """Mean 0 and standard deviation 1 for every coordinate of `(N, *event)` data.
 
         Coordinates that hardly vary are divided by `floor` times the largest standard deviation instead.
+
+        Raises:
+            ArgumentError: for data that is empty or not finite, or a floor outside [0, 1].
         """
+        if check_finite(check_data(x, "x"), "x").ndim < 2:
+            raise ArgumentError(f"x has shape {tuple(x.shape)}, expected (N, *event)")
+        if not 0 <= check_number("floor", floor) <= 1:
+            raise ArgumentError(f"floor is {floor}, expected a share in [0, 1]")
         std, mean = torch.std_mean(x.double(), dim=0, correction=0)
         largest = std.max().item() or 1.0
         return Affine(mean, std.clamp_min(floor * largest))
 
     def forward(self, x: Tensor) -> Tensor:
+        self._check(x)
         return ((x.to(self.scale.dtype) - self.shift) / self.scale).to(x.dtype)
 
     def inverse(self, y: Tensor) -> Tensor:
+        self._check(y, "y")
         return (y.to(self.scale.dtype) * self.scale + self.shift).to(y.dtype)
 
     def log_det(self, x: Tensor) -> Tensor:
+        self._check(x)
         per_event = -torch.log(self.scale).expand(x.shape[1:]).sum()
         return per_event.to(x.dtype).expand(x.shape[0])
+
+    def _check(self, x: Tensor, name: str = "x") -> None:
+        """Refuse points that are none, or whose events are not those of shift and scale."""
+        event = check_batch(x, name).shape[1:]
+        for own in (self.shift.shape, self.scale.shape):
+            if len(own) > len(event) or any(a not in (1, b) for a, b in zip(own[::-1], event[::-1], strict=False)):
+                raise ArgumentError(f"{name} has events of shape {tuple(event)}, this transform's are {tuple(own)}")
 
     def _apply(self, fn, recurse: bool = True):
         # Moves with the device and stays float64 whatever the model's precision: one rounding, at the end.

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from fmkit import fields, paths, registry, solvers, sources, transforms
+import fmkit
+from fmkit import couplings, fields, metrics, objectives, paths, registry, solvers, sources, transforms
 from fmkit.errors import FmkitError
 from fmkit.parts import parameters_of
 
@@ -287,6 +288,348 @@ for grid in (
     )
 
 
+# -- flows ------------------------------------------------------------------------------------------------------------
+
+
+class Net(torch.nn.Module):
+    """A user's network."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 2)
+
+    def forward(self, t, x):
+        return self.layer(torch.cat([x, t[:, None].to(x)], 1))
+
+
+def oracle():
+    return fmkit.MixtureOracle(paths.CondOT(), means=[[-1.0, 0.0], [1.0, 0.5]], std=0.5)
+
+
+def labelled():
+    network = fields.MLP(2, width=8, depth=1, classes=3)
+    return objectives.VelocityMatching().field(network, paths.CondOT())
+
+
+def flow(field):
+    return fmkit.Flow(sources.Gaussian(), field, solvers.Euler(4), event_shape=2)
+
+
+NO_SOLVER = {"a name": "euler", "a class": solvers.Euler, "another kind": paths.CondOT(), "steps": 4}
+NO_DIVERGENCE = {"a name": "exact", "a class": fmkit.ExactDivergence, "another kind": paths.CondOT()}
+NO_GRADIENTS = {"text": "yes", "None": None, "one": 1}
+NO_CONDITION = {
+    "length": torch.zeros(3, dtype=torch.int64),
+    "text": "a",
+    "texts": ["a"] * 4,
+    "dict": {},
+    "number": 7,
+    "half": 0.5,
+    "negative": torch.tensor([0, 1, -1, 0]),
+    "unknown": torch.tensor([0, 1, 3, 0]),
+    "no labels": torch.zeros(4),
+    "rank": torch.zeros(4, 2, dtype=torch.int64),
+    "without values": torch.zeros(4, dtype=torch.int64, device="meta"),
+}
+HOW = {"solver": NO_SOLVER, "generator": NO_GENERATOR}
+GIVEN = {"solver": solvers.Euler(2), "generator": None}
+conditional, free = flow(labelled()), flow(oracle())
+case(
+    "Flow.sample",
+    conditional.sample,
+    lambda: {"n": 4, "cond": 1, "differentiable": False} | GIVEN,
+    n=NO_COUNT | {"None": None},
+    cond=NO_CONDITION,
+    differentiable=NO_GRADIENTS,
+    **HOW,
+)
+case(
+    "Flow.log_prob",
+    conditional.log_prob,
+    lambda: {"x": x(), "cond": 1, "differentiable": False} | GIVEN,
+    x=NO_EVENTS,
+    cond=NO_CONDITION,
+    differentiable=NO_GRADIENTS,
+    divergence=NO_DIVERGENCE,
+    **HOW,
+)
+case(
+    "Flow.log_prob_with_error",
+    free.log_prob_with_error,
+    lambda: {"x": x(), "divergence": fmkit.HutchinsonDivergence(2)} | GIVEN,
+    x=NO_EVENTS,
+    cond={"unwanted": 1},
+    divergence=NO_DIVERGENCE | {"one probe": fmkit.HutchinsonDivergence(1)},
+    **HOW,
+)
+case(
+    "Flow.sample_with_log_prob",
+    conditional.sample_with_log_prob,
+    lambda: {"n": 4, "cond": 1} | GIVEN,
+    n=NO_COUNT | {"None": None},
+    cond=NO_CONDITION,
+    divergence=NO_DIVERGENCE,
+    differentiable=NO_GRADIENTS,
+    **HOW,
+)
+case(
+    "Flow.transport",
+    free.transport,
+    lambda: {"x": x(), "t0": 1.0, "t1": 0.0} | GIVEN,
+    x=NO_EVENTS,
+    t0=NO_SCALE | {"after": 1.5, "equal": 0.0},
+    t1=NO_SCALE | {"after": 1.5, "equal": 1.0},
+    cond={"unwanted": 1},
+    **HOW,
+)
+case(
+    "Flow.trajectory",
+    free.trajectory,
+    lambda: {"n": 4, "times": (0.0, 0.5, 1.0)} | GIVEN,
+    n=NO_COUNT | {"None": None},
+    times=without(NO_SPAN, "None", "inf") | {"after": (0.0, 2.0)},
+    **HOW,
+)
+case("Flow.in_data_units", free.in_data_units, lambda: {"y": x()}, y=NO_EVENTS)
+case(
+    "Flow.rescheduled",
+    flow(labelled()).rescheduled,
+    lambda: {"path": paths.Cosine()},
+    path={"None": None, "a name": "cosine", "latent": paths.ICFM(), "a class": paths.Cosine},
+)
+case(
+    "Flow",
+    fmkit.Flow,
+    lambda: {"start": sources.Gaussian(), "field": oracle(), "event_shape": 2},
+    start=NO_PART,
+    field={"None": None, "a name": "mlp", "a path": paths.CondOT(), "a function": lambda t, x: x, "a class": Net},
+    solver=NO_SOLVER,
+    event_shape={"text": "a", "negative": -1, "half": 2.5, "zero": (2, 0), "True": True, "None": None},
+    transform={"a name": "affine", "another kind": paths.CondOT()},
+    divergence=NO_DIVERGENCE,
+)
+
+# -- oracles ----------------------------------------------------------------------------------------------------------
+
+for name in ("data", "noise", "score", "log_prob", "responsibilities", "forward"):
+    case(
+        f"MixtureOracle.{name}",
+        oracle() if name == "forward" else getattr(oracle(), name),
+        lambda: {"t": 0.5, "x": x()},
+        t=NO_TIMES,
+        x=NO_EVENTS,
+    )
+case(
+    "MixtureOracle.flow_map",
+    fmkit.MixtureOracle(paths.CondOT(), means=[[0.0, 0.0]]).flow_map,
+    lambda: {"x": x(), "t0": 0.1, "t1": 0.9},
+    x=NO_EVENTS,
+    t0=NO_TIMES,
+    t1=NO_TIMES,
+)
+case(
+    "MixtureOracle.loss_floor",
+    oracle().loss_floor,
+    lambda: {"objective": objectives.VelocityMatching(), "n": 100, "generator": generator()},
+    objective=NO_PART,
+    n=NO_COUNT | {"one": 1},
+    generator=NO_GENERATOR,
+)
+case(
+    "MixtureOracle.sample",
+    oracle().sample,
+    lambda: {"n": 4, "generator": generator()},
+    n=NO_COUNT | {"None": None},
+    generator=NO_GENERATOR,
+    dtype={"text": "float32", "integers": torch.int64, "complex": torch.complex64},
+)
+ONE = [[1.0, 0.0], [0.0, 1.0]]
+case(
+    "MixtureOracle",
+    fmkit.MixtureOracle,
+    lambda: {"path": paths.CondOT(), "means": [[-1.0, 0.0], [1.0, 0.0]], "weights": [0.5, 0.5]},
+    path=NO_PART,
+    means={
+        "None": None,
+        "text": "a",
+        "none": [],
+        "ragged": [[1.0], [1.0, 2.0]],
+        "nan": [[NAN, 0.0], [1.0, 0.0]],
+        "number": 1.0,
+        "complex": torch.zeros(2, 2, dtype=torch.complex64),
+        "booleans": torch.zeros(2, 2, dtype=torch.bool),
+        "three": [[0.0, 0.0]] * 3,
+        "without values": torch.zeros(2, 2, device="meta"),
+    },
+    weights={"negative": [-0.5, 1.5], "zero": [0.0, 1.0], "nan": [NAN, 1.0], "one": [1.0], "rank": [[0.5, 0.5]]},
+    std={"negative": -1.0, "nan": NAN, "three": [1.0, 1.0, 1.0], "text": "a", "rank": ONE},
+    covariances={
+        "one": ONE,
+        "not symmetric": [ONE, [[1.0, 0.5], [0.0, 1.0]]],
+        "not positive": [ONE, [[1.0, 2.0], [2.0, 1.0]]],
+        "nan": [ONE, [[NAN, 0.0], [0.0, 1.0]]],
+        "of another size": [[[1.0]], [[1.0]]],
+    },
+    source={"a name": "gaussian", "not Gaussian": sources.Uniform()},
+)
+
+# -- fields and objectives --------------------------------------------------------------------------------------------
+
+TENSORS = without(NO_TIMES, "nan", "inf", "before", "after", "True", "one")
+for field in (
+    labelled(),
+    fields.ClassifierFree(labelled()),
+    fields.Rescheduled(labelled(), paths.CondOT(), paths.Cosine()),
+):
+    case(
+        type(field).__name__,
+        field,
+        lambda: {"t": torch.full((4,), 0.5), "x": x(), "cond": torch.zeros(4, dtype=torch.int64)},
+        t=TENSORS,
+        x=NO_EVENTS,
+        cond=NO_CONDITION,
+    )
+case(
+    "MLP",
+    fields.MLP,
+    lambda: {"event_shape": 2, "width": 8, "depth": 1, "classes": 3},
+    event_shape={"text": "a", "negative": -1, "zero": 0, "half": 2.5, "none": (), "None": None, "True": True},
+    width=NO_COUNT,
+    depth=NO_COUNT,
+    classes=NO_COUNT,
+    cond_dim={"both": 3},
+    dropout=NO_SCALE | {"one": 1.0},
+    cond_dropout=NO_SCALE | {"one": 1.0},
+)
+case(
+    "PredictionField",
+    fields.PredictionField,
+    lambda: {"network": Net(), "path": paths.CondOT(), "view": "data", "interval": (0.0, 0.9)},
+    network={"None": None, "a name": "mlp", "a path": paths.CondOT()},
+    path=NO_PART,
+    view={"None": None, "number": 3, "unknown": "speed"},
+    interval={"turned": (0.9, 0.1), "equal": (0.5, 0.5), "nan": (0.0, NAN), "outside": (-1.0, 2.0), "one": (0.0,)},
+)
+for name, cls in found("objectives"):
+    case(
+        f"{name}: loss",
+        cls().loss,
+        lambda: {"network": Net(), "path": paths.CondOT(), "batch": (x(), x() + 1), "generator": generator()},
+        network={"None": None, "a name": "mlp", "of another shape": lambda t, x: x[:, :1]},
+        path=NO_PART,
+        batch={
+            "None": None,
+            "text": "ab",
+            "one": (x(),),
+            "four": (x(),) * 4,
+            "events": (x(), x(d=3)),
+            "rows": (x(), x(5)),
+            "nan": (x(), spoilt(x(), NAN)),
+            "inf": (spoilt(x(), INF), x()),
+            "dtypes": (x(), x(dtype=torch.float64)),
+            "condition": (x(), x(), torch.zeros(3)),
+            "empty": (x()[:0], x()[:0]),
+        },
+        generator=NO_GENERATOR,
+    )
+    whole = {"path": paths.CondOT(), "source": sources.Gaussian(), "coupling": couplings.Independent()}
+    case(f"{name}: check", cls().check, whole.copy, path=NO_PART, source=NO_PART, coupling=NO_PART)
+for name, cls in found("time_samplers"):
+    case(
+        f"{name}: sample",
+        cls().sample,
+        lambda: {"n": 4, "interval": (0.0, 1.0), "generator": generator()},
+        n=NO_COUNT | {"None": None},
+        interval={
+            "None": None,
+            "text": "ab",
+            "turned": (1.0, 0.0),
+            "nan": (0.0, NAN),
+            "one": (0.0,),
+            "inf": (0.0, INF),
+        },
+        generator=NO_GENERATOR,
+        device={"text": "a", "number": 1.5},
+    )
+
+# -- divergences, transforms, metrics ---------------------------------------------------------------------------------
+
+for divergence in (fmkit.ExactDivergence(), fmkit.HutchinsonDivergence(2)):
+    case(
+        type(divergence).__name__,
+        lambda divergence=divergence, **given: divergence.rate(**given)(0.5, given["x"]),
+        lambda: {"f": lambda t, x: -x, "x": x(), "generator": generator()},
+        f=without(NO_FUNCTION, "of integers", "of nan"),
+        x=without(NO_POINTS, "without values"),
+        generator=NO_GENERATOR,
+    )
+affine = transforms.Affine(torch.tensor([1.0, 2.0]), 2.0)
+case("Affine.forward", affine.forward, lambda: {"x": x()}, x=without(NO_EVENTS, "rank"))
+case("Affine.inverse", affine.inverse, lambda: {"y": x()}, y=without(NO_EVENTS, "rank"))
+case("Affine.log_det", affine.log_det, lambda: {"x": x()}, x=without(NO_EVENTS, "rank"))
+case(
+    "Affine.standardise",
+    transforms.Affine.standardise,
+    lambda: {"x": x(), "floor": 0.1},
+    x=NO_POINTS,
+    floor=NO_SCALE | {"above one": 1.5},
+)
+for name, cls in found("metrics"):
+    sets = NO_EVENTS | {"one": x(1), "vector": torch.linspace(0, 1, 12)}
+    case(
+        f"{name}: distance",
+        cls(),
+        lambda: {"samples": x(12), "reference": x(12) + 0.1, "generator": generator()},
+        samples=sets,
+        reference=sets,
+        generator=NO_GENERATOR,
+    )
+    few = NO_POINTS | {"three": x(3)}
+    case(f"{name}: floor", cls().floor, lambda: {"reference": x(12)}, reference=few, generator=NO_GENERATOR)
+MEANS = without(NO_POINTS, "list") | {"length": torch.zeros(3), "rank": torch.zeros(2, 2)}
+COVARIANCES = {"None": None, "size": torch.eye(3), "nan": torch.eye(2) * NAN, "negative": -torch.eye(2)}
+case(
+    "frechet_distance",
+    metrics.frechet_distance,
+    lambda: {"mean1": torch.zeros(2), "cov1": torch.eye(2), "mean2": torch.ones(2), "cov2": torch.eye(2)},
+    mean1=MEANS,
+    cov1=COVARIANCES,
+    mean2=MEANS,
+    cov2=COVARIANCES | {"not symmetric": torch.tensor([[1.0, 0.5], [0.0, 1.0]])},
+)
+case(
+    "sliced_wasserstein",
+    metrics.sliced_wasserstein,
+    lambda: {"x": x(), "y": x(5), "directions": torch.eye(2)},
+    x=NO_EVENTS,
+    y=NO_EVENTS,
+    directions={"None": None, "size": torch.eye(3), "zero": torch.zeros(2, 2), "long": 2 * torch.eye(2)},
+)
+images = torch.tensor([[0, 1], [2, 3], [1, 1], [0, 0]])
+case(
+    "bits_per_dim",
+    metrics.bits_per_dim,
+    lambda: {"flow": free, "x": images, "levels": 4, "batch_size": 2} | GIVEN,
+    flow=NO_PART,
+    x=without(NO_EVENTS, "integers") | {"half": images + 0.5, "negative": images - 1, "too large": images + 1},
+    levels=NO_COUNT | {"one": 1},
+    samples=NO_COUNT,
+    divergence=NO_DIVERGENCE,
+    batch_size=NO_COUNT,
+    **HOW,
+)
+case(
+    "nll",
+    metrics.nll,
+    lambda: {"flow": free, "x": x(), "batch_size": 2} | GIVEN,
+    flow=NO_PART,
+    x=NO_EVENTS | {"one": x(1)},
+    divergence=NO_DIVERGENCE,
+    batch_size=NO_COUNT,
+    **HOW,
+)
+
+
 # -- constructors -----------------------------------------------------------------------------------------------------
 
 RANGES = {  # what a parameter's type does not tell: values out of range, by its name
@@ -384,4 +727,4 @@ def _answers(call, good, bad):
 
 
 def test_there_are_many():
-    assert sum(len(values) for case in CASES for values in case.values[2].values()) > 2000
+    assert sum(len(values) for case in CASES for values in case.values[2].values()) > 4000

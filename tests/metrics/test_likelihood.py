@@ -118,10 +118,10 @@ class TestBitsPerDim:
             (torch.tensor([[0.0, math.nan]]), {}, "x holds nan, expected whole grey levels"),
             (torch.tensor([[0.0, math.inf]]), {}, r"grey levels range over 0 .. inf"),
             (torch.zeros(0, 4), {}, r"x has shape \(0, 4\), expected a non-empty"),
-            ([[0, 1]], {}, "x has type list"),
+            ([[0, 1]], {}, "expected a tensor"),
             (torch.zeros(2, 4), {"levels": 1}, "levels is 1, expected a whole number of at least 2"),
             (torch.zeros(2, 4), {"samples": 0}, "samples is 0, expected a whole number of at least 1"),
-            (torch.zeros(2, 4), {"batch_size": 0}, "batch_size is 0, expected at least 1"),
+            (torch.zeros(2, 4), {"batch_size": 0}, "batch_size is 0, expected a whole number of at least 1"),
             (torch.zeros(2, 4), {"cond": torch.zeros(3)}, "3 conditions for 2 points"),
         ],
     )

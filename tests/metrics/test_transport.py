@@ -80,5 +80,5 @@ class TestSlicedWasserstein:
         assert SlicedWasserstein()(x, x.flip(0)) == pytest.approx(0.0, abs=1e-12)
 
     def test_mistakes_are_refused(self):
-        with pytest.raises(ArgumentError, match="projections is 0, expected at least 1"):
+        with pytest.raises(ArgumentError, match="projections is 0, expected a whole number of at least 1"):
             SlicedWasserstein(projections=0)

@@ -657,7 +657,7 @@ def test_wrong_questions_are_refused():
     with pytest.raises(ArgumentError, match="a condition was given"):
         oracle.stochastic(torch.zeros(4), POINTS, torch.zeros(4))
     for n in (0, -1, True, 2.5):
-        with pytest.raises(ArgumentError, match="expected a number of samples of at least 1"):
+        with pytest.raises(ArgumentError, match="expected a whole number of at least 1"):
             oracle.sample(n)
-    with pytest.raises(ArgumentError, match="n is 1, expected a number of draws of at least 2"):
+    with pytest.raises(ArgumentError, match="n is 1, expected a whole number of at least 2"):
         oracle.loss_floor(VelocityMatching(), 1)

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import abc
 import inspect
+from numbers import Real
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
+from fmkit.arguments import shown
 from fmkit.errors import ArgumentError, CombinationError, did_you_mean
 from fmkit.parts import Part
 from fmkit.paths import AffinePath, ProbabilityPath
-from fmkit.shapes import batch_time, widen
+from fmkit.shapes import batch_time, check_batch, check_data, check_time, widen
 
 PREDICTIONS = ("velocity", "data", "noise", "score")
 
@@ -43,6 +45,15 @@ class VectorField(Part):
     def forward(self, t: Tensor, x: Tensor, cond: Any = None) -> Tensor:
         """dx/dt at times `t` (B,) and points `x` (B, *event), with the shape of x."""
 
+    def __call__(self, t: Tensor | Real, x: Tensor, cond: Any = None) -> Tensor:
+        """`forward`, of times inside the interval (also one number for all) and finite points.
+
+        Raises:
+            ArgumentError: for other times or points; a solver, which may try any, reads `velocity`.
+        """
+        at = check_time(t, check_batch(x), self.interval)
+        return super().__call__(t if isinstance(t, Tensor) and t.ndim else at, x, cond)
+
     @property
     def interval(self) -> tuple[float, float]:
         """The times the field can be evaluated at."""
@@ -60,7 +71,7 @@ class VectorField(Part):
 
     def velocity(self, t: Tensor, x: Tensor, cond: Any = None) -> Tensor:
         """The protocol `velocity`: what `forward` computes."""
-        return self(t, x, cond)
+        return super().__call__(t, x, cond)
 
     def stochastic(self, t: Tensor, x: Tensor, cond: Any = None) -> Stochastic:
         """The protocol `stochastic`: velocity, noise and its standard deviation."""
@@ -145,12 +156,15 @@ class PredictionField(VectorField):
     ) -> None:
         super().__init__()
         if view not in PREDICTIONS:
-            raise ArgumentError(f"{view!r} is nothing a network predicts here{did_you_mean(view, PREDICTIONS)}")
+            raise ArgumentError(f"{view!r} is nothing a network predicts here{did_you_mean(str(view), PREDICTIONS)}")
         if view != "velocity" and not isinstance(path, AffinePath):
             raise CombinationError(f"{type(path).__name__} is not affine: a prediction of {view} gives no velocity")
         self.network = as_field(network)
         self.path, self.view, self.gaussian = path, view, gaussian
-        self._interval = path.interval if interval is None else (float(interval[0]), float(interval[1]))
+        low, high = path.interval if interval is None else (float(interval[0]), float(interval[1]))
+        if not path.interval[0] <= low < high <= path.interval[1]:
+            raise ArgumentError(f"interval is {interval}, expected one inside the path's, {list(path.interval)}")
+        self._interval = low, high
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -196,8 +210,11 @@ def predict(network: torch.nn.Module, t: Tensor, x: Tensor, cond: Any = None) ->
     Raises:
         ArgumentError: if the answer has not the shape of x (a loss would silently broadcast it).
     """
-    t = network_time(t, x)
-    out = network(t, x) if cond is None else network(t, x, cond)
+    t = network_time(t, check_data(x))
+    if not callable(network):
+        raise ArgumentError(f"network is {shown(network)}, expected a function of (t, x) or (t, x, cond)")
+    answer = network.velocity if isinstance(network, VectorField) else network
+    out = answer(t, x) if cond is None else answer(t, x, cond)
     if out.shape != x.shape:
         raise ArgumentError(f"{type(network).__name__} returned {tuple(out.shape)} for x of shape {tuple(x.shape)}")
     return out

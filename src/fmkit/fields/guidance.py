@@ -44,8 +44,8 @@ class ClassifierFree(VectorField):
         return self.field.euclidean
 
     def forward(self, t: Tensor, x: Tensor, cond: Any = None) -> Tensor:
-        free = self.field(t, x, None)
-        return free if cond is None else free + self.scale * (self.field(t, x, cond) - free)
+        free = self.field.velocity(t, x, None)
+        return free if cond is None else free + self.scale * (self.field.velocity(t, x, cond) - free)
 
     def stochastic(self, t: Tensor, x: Tensor, cond: Any = None) -> Stochastic:
         free = self.field.stochastic(t, x, None)

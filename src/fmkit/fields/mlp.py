@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fmkit.arguments import shown
 from fmkit.errors import ArgumentError
 from fmkit.fields.base import VectorField
 
@@ -93,6 +94,10 @@ class MLP(VectorField):
             raise ArgumentError("a condition was given to an unconditional MLP; make it with classes= or cond_dim=")
         if cond is None:
             return self.null.expand(n, -1)
+        if not isinstance(cond, Tensor):
+            raise ArgumentError(f"cond is {shown(cond)}, expected a tensor of one condition for each sample")
+        if cond.device.type == "meta":
+            raise ArgumentError("cond is on the meta device, expected conditions that have values")
         if self.label is not None:
             embedded = self.label(self._check_labels(cond, n))
         else:

@@ -79,7 +79,7 @@ class Rescheduled(VectorField):
         rate = there.d_angle / here.d_angle
         scale = there.norm / here.norm
         growth = there.d_norm / there.norm - rate * here.d_norm / here.norm
-        velocity = self.field(s.clamp(*self.field.interval), x / widen(scale, x), cond)
+        velocity = self.field.velocity(s.clamp(*self.field.interval), x / widen(scale, x), cond)
         return widen(growth, x) * x + widen(scale * rate, x) * velocity
 
     def scale(self, t: float) -> float:

@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fmkit.arguments import check_generator
 from fmkit.errors import ArgumentError
 from fmkit.parts import Part
 from fmkit.shapes import check_data, check_finite, time_dtype
@@ -47,9 +48,9 @@ class Metric(Part):
         Raises:
             ArgumentError: as the metric, or if M is below 4.
         """
-        if len(reference) < 4:
+        if len(check_data(reference, "reference")) < 4:
             raise ArgumentError(f"reference has {len(reference)} points, expected at least 4 to make two halves")
-        generator = default_generator() if generator is None else generator
+        generator = check_generator(generator) or default_generator()
         order = torch.randperm(len(reference), generator=generator, device=generator.device).to(reference.device)
         half = len(reference) // 2
         return self(reference[order[:half]], reference[order[half : 2 * half]], generator)
@@ -60,12 +61,14 @@ def default_generator(device: torch.device | str = "cpu") -> torch.Generator:
     return torch.Generator(device).manual_seed(0)
 
 
-def as_points(samples: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+def as_points(samples: Tensor, reference: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
     """Both sets as `(N, D)` and `(M, D)` in float64, events flattened, on the reference's device.
 
     Raises:
-        ArgumentError: if events differ in shape, values are not finite, or a set has fewer than two points.
+        ArgumentError: if events differ in shape, values are not finite, or a set has fewer than two points; or for a
+            generator that is none.
     """
+    check_generator(generator)
     for name, x in {"samples": samples, "reference": reference}.items():
         check_finite(check_data(x, name), name)
         if x.ndim < 2 or len(x) < 2:

@@ -26,7 +26,7 @@ class EnergyDistance(Metric):
     """2 E|X - Y| - E|X - X'| - E|Y - Y'|, in the units of the data; zero only for equal laws."""
 
     def forward(self, samples: Tensor, reference: Tensor, generator: torch.Generator | None = None) -> float:
-        x, y = as_points(samples, reference)
+        x, y = as_points(samples, reference, generator)
         return _contrast(x, y, torch.sqrt)
 
 
@@ -47,7 +47,7 @@ class MMD(Metric):
         self.bandwidth = bandwidth
 
     def forward(self, samples: Tensor, reference: Tensor, generator: torch.Generator | None = None) -> float:
-        x, y = as_points(samples, reference)
+        x, y = as_points(samples, reference, generator)
         h = _median_distance(y[:MEDIAN_POINTS]) if self.bandwidth is None else self.bandwidth
         return -_contrast(x, y, lambda squared: torch.exp(squared / (-2 * h**2)))
 

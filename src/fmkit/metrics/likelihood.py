@@ -10,20 +10,18 @@ that probability, and falls to them as K grows. Use an accurate solver: few-step
 from __future__ import annotations
 
 import math
-from numbers import Integral
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from fmkit.arguments import check_count, checked
+from fmkit.divergence import Divergence
 from fmkit.errors import ArgumentError
+from fmkit.flow import Flow
 from fmkit.metrics.base import default_generator
 from fmkit.shapes import time_dtype
-
-if TYPE_CHECKING:
-    from fmkit.divergence import Divergence
-    from fmkit.flow import Flow
-    from fmkit.solvers import Solver
+from fmkit.solvers import Solver
 
 
 class NegativeLogLikelihood(NamedTuple):
@@ -36,6 +34,7 @@ class NegativeLogLikelihood(NamedTuple):
     standard_error: float
 
 
+@checked
 def bits_per_dim(
     flow: Flow,
     x: Tensor,
@@ -70,6 +69,7 @@ def bits_per_dim(
     return _dequantized(flow, x, cond, levels, samples, batch_size, False, **how)[0]
 
 
+@checked
 def bits_per_dim_with_error(
     flow: Flow,
     x: Tensor,
@@ -109,8 +109,7 @@ def _dequantized(
 ) -> tuple[Tensor, Tensor]:
     """Bits, and the error of the probes: the k-th density's weight in d log sum_k p_k is its share of the sum."""
     for name, value, least in (("levels", levels, 2), ("samples", samples, 1)):
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-            raise ArgumentError(f"{name} is {value!r}, expected a whole number of at least {least}")
+        check_count(name, value, least)
     x = _check_levels(x, levels)
     generator = default_generator(flow.device) if generator is None else generator
     probes = _apart(generator)
@@ -125,6 +124,7 @@ def _dequantized(
     return -(torch.logsumexp(each, 0) - math.log(samples)) / unit, error / unit
 
 
+@checked
 def nll(
     flow: Flow,
     x: Tensor,
@@ -168,8 +168,8 @@ def _scored(
     flow: Flow, x: Tensor, cond: Any, batch_size: int | None, with_error: bool, **how: Any
 ) -> tuple[Tensor, Tensor]:
     """`(B,)` log-densities and the errors of their probes (0 unless asked for), in float64, a batch at a time."""
-    if batch_size is not None and batch_size < 1:
-        raise ArgumentError(f"batch_size is {batch_size}, expected at least 1")
+    if batch_size is not None:
+        check_count("batch_size", batch_size)
     cond = None if cond is None else torch.as_tensor(cond)
     if cond is not None and cond.ndim and len(cond) != len(x):
         raise ArgumentError(f"{len(cond)} conditions for {len(x)} points; expected one for each, or one for all")
@@ -193,6 +193,8 @@ def _check_levels(x: Tensor, levels: int) -> Tensor:
     if not isinstance(x, Tensor) or x.ndim < 2 or x.numel() == 0:
         got = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"type {type(x).__name__}"
         raise ArgumentError(f"x has {got}, expected a non-empty tensor (B, *event) of grey levels")
+    if x.is_complex() or x.dtype == torch.bool or x.device.type == "meta":
+        raise ArgumentError(f"x holds {x.dtype} on {x.device}, expected real grey levels")
     x = x.to(time_dtype(x.device))
     if not bool((x == x.round()).all()):
         wrong = x[x != x.round()][0].item()

@@ -10,8 +10,10 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from fmkit.arguments import check_count
 from fmkit.errors import ArgumentError
 from fmkit.metrics.base import Metric, as_points, default_generator, squared_distances
+from fmkit.shapes import check_data, check_finite
 
 ASSIGNMENT_LIMIT = 2000
 """Points up to which scipy's assignment solver answers in seconds; beyond it grows with the cube."""
@@ -34,16 +36,14 @@ class SlicedWasserstein(Metric):
 
     def __init__(self, projections: int = 256) -> None:
         super().__init__()
-        if projections < 1:
-            raise ArgumentError(f"projections is {projections}, expected at least 1")
-        self.projections = projections
+        self.projections = check_count("projections", projections)
 
     def forward(self, samples: Tensor, reference: Tensor, generator: torch.Generator | None = None) -> float:
-        x, y = as_points(samples, reference)
+        x, y = as_points(samples, reference, generator)
         generator = default_generator() if generator is None else generator
         shape = (x.shape[1], self.projections)
         directions = torch.randn(shape, generator=generator, dtype=torch.float64, device=generator.device)
-        return sliced_wasserstein(x, y, (directions / directions.norm(dim=0)).to(x.device))
+        return _sliced(x, y, (directions / directions.norm(dim=0)).to(x.device))
 
 
 class Wasserstein(Metric):
@@ -53,7 +53,7 @@ class Wasserstein(Metric):
     """
 
     def forward(self, samples: Tensor, reference: Tensor, generator: torch.Generator | None = None) -> float:
-        x, y = as_points(samples, reference)
+        x, y = as_points(samples, reference, generator)
         cost = squared_distances(x, y).cpu().numpy()
         if len(x) == len(y) <= ASSIGNMENT_LIMIT:
             rows, columns = linear_sum_assignment(cost)
@@ -70,12 +70,39 @@ class Wasserstein(Metric):
 
 
 def sliced_wasserstein(x: Tensor, y: Tensor, directions: Tensor) -> float:
-    """SW2 between `(N, D)` and `(M, D)` points along the given unit directions `(D, L)`."""
+    """SW2 between `(N, D)` and `(M, D)` points along the given unit directions `(D, L)`.
+
+    Raises:
+        ArgumentError: for shapes that do not fit, numbers that are not finite, or directions that are not of length 1.
+    """
+    _check_columns(x, y)
+    check_finite(check_data(directions, "directions"), "directions")
+    if directions.ndim != 2 or len(directions) != x.shape[1]:
+        raise ArgumentError(f"directions has shape {tuple(directions.shape)}, expected ({x.shape[1]}, L)")
+    if bool(((directions.norm(dim=0) - 1).abs() > 1e-3).any()):
+        raise ArgumentError("directions are not of length 1, expected unit vectors in the columns")
+    return _sliced(x, y, directions.to(x.dtype))
+
+
+def _sliced(x: Tensor, y: Tensor, directions: Tensor) -> float:
     return wasserstein_1d(x @ directions, y @ directions).square().mean().sqrt().item()
 
 
+def _check_columns(x: Tensor, y: Tensor) -> None:
+    for name, points in {"x": x, "y": y}.items():
+        check_finite(check_data(points, name), name)
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or x.dtype != y.dtype:
+        got = f"x has shape {tuple(x.shape)} ({x.dtype}) and y {tuple(y.shape)} ({y.dtype})"
+        raise ArgumentError(f"{got}; expected (N, D) and (M, D), of one dtype")
+
+
 def wasserstein_1d(x: Tensor, y: Tensor) -> Tensor:
-    """`(L,)` exact W2 between the columns of `(N, L)` and `(M, L)`, through their quantile functions."""
+    """`(L,)` exact W2 between the columns of `(N, L)` and `(M, L)`, through their quantile functions.
+
+    Raises:
+        ArgumentError: for shapes or dtypes that do not fit, or numbers that are not finite.
+    """
+    _check_columns(x, y)
     x, y = x.sort(0).values, y.sort(0).values
     n, m = len(x), len(y)
     if n == m:

@@ -18,13 +18,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from fmkit.arguments import check_generator, check_instance, checked, shown
 from fmkit.couplings import Coupling
-from fmkit.errors import CombinationError
+from fmkit.errors import ArgumentError, CombinationError
 from fmkit.fields import PredictionField, VectorField, as_field, predict
 from fmkit.objectives.base import Batch, Loss, Objective
 from fmkit.objectives.times import TimeSampler, UniformTime
 from fmkit.paths import AffinePath, PathSample, ProbabilityPath
-from fmkit.shapes import mean_event, widen
+from fmkit.shapes import check_data, mean_event, widen
 from fmkit.sources import Source
 
 # The ends moved inwards until the prediction determines the velocity well: |alpha| at least this at the noise end,
@@ -66,7 +67,7 @@ class Regression(Objective):
 
     def interval(self, path: Any) -> tuple[float, float]:
         """The times at which the view determines the velocity: the path's interval, its ends perhaps moved inwards."""
-        low, high = path.interval
+        low, high = check_instance("path", path, ProbabilityPath).interval
         if self.view in ("noise", "score"):
             low = _inward(low, high, lambda t: path.coefficients(t).alpha.abs() >= ALPHA_MIN)
         if self.view in ("data", "score"):
@@ -74,7 +75,9 @@ class Regression(Objective):
         return low, high
 
     def loss(self, network, path, batch, *, ema=None, step=0, generator=None) -> Loss:
-        batch = Batch(*batch)
+        check_instance("path", path, ProbabilityPath)
+        check_generator(generator)
+        batch = _as_batch(network, batch)
         t = self.time.sample(len(batch.x1), self.interval(path), generator=generator, device=batch.x1.device)
         point = path.sample(t, batch.x0, batch.x1, generator=generator)
         error = predict(network, point.t, point.x, batch.cond) - self.target(path, point)
@@ -82,6 +85,7 @@ class Regression(Objective):
         weight = self.weight(path, point.t)
         return Loss(value if weight is None else value * weight.to(value.dtype), point.t, {})
 
+    @checked
     def field(
         self,
         network: torch.nn.Module,
@@ -93,6 +97,7 @@ class Regression(Objective):
         known = source is not None and coupling is not None and source.standard_normal and coupling.independent
         return PredictionField(as_field(network), path, self.view, self.interval(path), known)
 
+    @checked
     def check(self, path: ProbabilityPath, source: Source, coupling: Coupling) -> None:
         name, where = type(self).__name__, type(path).__name__
         if self.view == "velocity":
@@ -151,6 +156,21 @@ class ScoreFlow(Regression):
     def weight(self, path: Any, t: Tensor) -> Tensor:
         at, rate = path.coefficients(t), path.rates(t)
         return 2 * at.sigma * (rate.alpha * at.sigma - at.alpha * rate.sigma) / at.alpha
+
+
+def _as_batch(network: Any, batch: Any) -> Batch:
+    """The batch, if it is one; its points are looked at by the path."""
+    if not callable(network):
+        raise ArgumentError(f"network is {shown(network)}, expected a function of (t, x) or (t, x, cond)")
+    if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
+        raise ArgumentError(f"batch is {shown(batch)}, expected (x0, x1) or (x0, x1, cond)")
+    batch = Batch(*batch)
+    check_data(batch.x1, "x1")
+    if isinstance(batch.cond, Tensor) and batch.cond.shape[:1] != batch.x1.shape[:1]:
+        raise ArgumentError(
+            f"cond has shape {tuple(batch.cond.shape)} for {len(batch.x1)} samples, expected one for each"
+        )
+    return batch
 
 
 def _inward(end: float, other: float, fine) -> float:

@@ -13,6 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fmkit.arguments import check_count, check_device, check_generator, check_number, shown
 from fmkit.errors import ArgumentError
 from fmkit.parts import Part
 from fmkit.shapes import time_dtype
@@ -53,8 +54,13 @@ class TimeSampler(Part):
 
         Stratified, one falls into each n-th of the probability, in order: each still has the sampler's law if one
         looks at a random one of them, and a mean over them has less variance.
+
+        Raises:
+            ArgumentError: if n is below 1, the interval no two finite numbers in order, or the generator none.
         """
-        device = torch.device(device or "cpu")
+        n, (low, high) = check_count("n", n), _ends(interval)
+        check_generator(generator)
+        device = torch.device(check_device(device) or "cpu")
         u = torch.rand(n, generator=generator, dtype=time_dtype(device), device=device)
         if stratified:
             u = (torch.arange(n, dtype=u.dtype, device=device) + u) / n
@@ -62,7 +68,6 @@ class TimeSampler(Part):
         if self.shift != 1.0:
             tau = 1 - u
             u = 1 - self.shift * tau / (1 + (self.shift - 1) * tau)
-        low, high = interval
         return (low + (high - low) * u).clamp_(low, high)
 
 
@@ -115,3 +120,12 @@ class UShaped(TimeSampler):
 
     def draw(self, uniform: Tensor) -> Tensor:
         return 0.5 + torch.asinh((2 * uniform - 1) * math.sinh(self.a / 2)) / self.a
+
+
+def _ends(interval: tuple[float, float]) -> tuple[float, float]:
+    if not isinstance(interval, tuple | list) or len(interval) != 2:
+        raise ArgumentError(f"interval is {shown(interval)}, expected two times")
+    low, high = (check_number("an end of the interval", end) for end in interval)
+    if low >= high:
+        raise ArgumentError(f"interval is {shown(interval)}, expected its beginning before its end")
+    return low, high

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fmkit.arguments import check_dtype
 from fmkit.errors import ArgumentError, CombinationError, did_you_mean
 from fmkit.fields import Stochastic, VectorField
 from fmkit.objectives import Objective
@@ -17,7 +18,7 @@ from fmkit.oracle.law import Row
 from fmkit.oracle.mixture import Mixture
 from fmkit.oracle.posterior import Posterior, noise_variance, view_row
 from fmkit.paths import AffinePath
-from fmkit.shapes import check_data, check_time, widen
+from fmkit.shapes import check_batch, check_data, check_time, widen
 from fmkit.sources import Gaussian, Source
 
 VIEWS = ("velocity", "data", "noise", "latent", "score")
@@ -101,7 +102,8 @@ class MixtureOracle(VectorField):
 
     def forward(self, t: Tensor, x: Tensor, cond: Any = None) -> Tensor:
         _refuse(cond)
-        return self.view("velocity", t, x)
+        t, given = self._given(t, x)
+        return _as(given.mean(view_row(self.path, "velocity", t)), x)
 
     def stochastic(self, t: Tensor, x: Tensor, cond: Any = None) -> Stochastic:
         """Velocity, noise and its standard deviation, score = -noise/std; path noise and source noise are one here."""
@@ -125,10 +127,10 @@ class MixtureOracle(VectorField):
             CombinationError: for "latent" on a path without latent noise.
         """
         if name not in VIEWS:
-            raise ArgumentError(f"{name!r} is not a view of a point{did_you_mean(name, VIEWS)}")
+            raise ArgumentError(f"{name!r} is not a view of a point{did_you_mean(str(name), VIEWS)}")
         if name == "latent" and not self.path.has_latent:
             raise CombinationError(f"{type(self.path).__name__} has no latent noise, so no view of it")
-        t, given = self._given(t, x)
+        t, given = self._asked(t, x)
         return _as(given.score() if name == "score" else given.mean(view_row(self.path, name, t)), x)
 
     def data(self, t: Tensor | Real, x: Tensor) -> Tensor:
@@ -145,18 +147,19 @@ class MixtureOracle(VectorField):
 
     def log_prob(self, t: Tensor | Real, x: Tensor) -> Tensor:
         """log p_t(x) `(B,)`, in nats, at any time of the interval; arguments and errors as of `view`."""
-        return torch.logsumexp(self._given(t, x)[1].log_joint, 1).to(x.dtype)
+        return torch.logsumexp(self._asked(t, x)[1].log_joint, 1).to(x.dtype)
 
     def responsibilities(self, t: Tensor | Real, x: Tensor) -> Tensor:
         """P(component k | x_t = x) `(B, K)`; arguments and errors as of `view`."""
-        return self._given(t, x)[1].responsibilities.to(x.dtype)
+        return self._asked(t, x)[1].responsibilities.to(x.dtype)
 
     def sample(self, n: int, generator: torch.Generator | None = None, *, dtype: torch.dtype | None = None) -> Tensor:
         """`(n, *event)` samples of the data, from `generator` alone.
 
         Raises:
-            ArgumentError: if n is below 1.
+            ArgumentError: if n is below 1, or the dtype not floating point.
         """
+        check_dtype(dtype)
         return self.mixture.sample(n, generator).to(dtype or torch.get_default_dtype())
 
     def flow_map(self, x: Tensor, t0: Tensor | Real, t1: Tensor | Real) -> Tensor:
@@ -173,7 +176,7 @@ class MixtureOracle(VectorField):
         """
         if len(self.mixture) != 1:
             raise CombinationError(f"the flow of {len(self.mixture)} components has no closed form; solve the ODE")
-        (_, begin), (_, end) = self._given(t0, x), self._given(t1, x)
+        (_, begin), (_, end) = self._asked(t0, x), self._given(t1, x)
         carried = (end.variance / begin.variance).sqrt()[:, 0] * begin.away()[:, 0]
         if self.mixture.axes is not None:
             carried = carried @ self.mixture.axes[0].T
@@ -215,6 +218,11 @@ class MixtureOracle(VectorField):
             CombinationError: as `loss_floor`.
         """
         return loss_excess(network, self.mixture, self.path, self.source, objective, n, generator)
+
+    def _asked(self, t: Tensor | Real, x: Tensor) -> tuple[Tensor, Posterior]:
+        """`_given`, of points that a user asks about: a solver may try ones that are not finite."""
+        check_batch(x)
+        return self._given(t, x)
 
     def _given(self, t: Tensor | Real, x: Tensor) -> tuple[Tensor, Posterior]:
         """The times, checked, and what the points say."""

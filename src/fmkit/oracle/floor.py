@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from fmkit.arguments import check_count, check_generator
 from fmkit.couplings import Independent
-from fmkit.errors import ArgumentError, CombinationError
+from fmkit.errors import CombinationError
 from fmkit.fields import as_field, predict
 from fmkit.objectives import Objective, Regression
 from fmkit.oracle.law import Given, Law, Row
@@ -111,9 +111,9 @@ def _mean(
     generator: torch.Generator | None,
 ) -> Estimate:
     """E w(t) measure/D, of a measure `(B,)` of points `(B, D)` at times `(B,)`, a view's row, and what they say."""
-    if isinstance(n, bool) or not isinstance(n, Integral) or n < 2:
-        raise ArgumentError(f"n is {n!r}, expected a number of draws of at least 2")
-    cls = type(objective)
+    check_count("n", n, 2)
+    check_generator(generator)
+    cls: Any = type(objective)
     if not isinstance(objective, Regression) or (cls.loss, cls.target) != (Regression.loss, Regression.target):
         raise CombinationError(f"{cls.__name__} is no regression of a view, so its floor is not known")
     objective.check(path, source, Independent())

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import abc
-from numbers import Integral
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from fmkit.errors import ArgumentError
+from fmkit.arguments import check_count, check_generator
 from fmkit.paths import Coefficients
 from fmkit.shapes import time_dtype
 from fmkit.sources import Gaussian
@@ -79,9 +78,8 @@ class Law(torch.nn.Module, abc.ABC):
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """`(n, *event)` samples in float64, from `generator` alone, on the law's own device."""
-        if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
-            raise ArgumentError(f"n is {n!r}, expected a number of samples of at least 1")
-        return self.draw(int(n), generator).reshape(-1, *self.event_shape)
+        check_generator(generator)
+        return self.draw(check_count("n", n), generator).reshape(-1, *self.event_shape)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Law:
         # Moves with the device and stays float64, whatever the precision of the flow it is in.

@@ -127,6 +127,9 @@ class Mixture(Law):
 def numbers(name: str, value: Any) -> Tensor:
     """A tensor of float64, of its own; an ArgumentError for what is no array of finite numbers."""
     try:
+        given = torch.as_tensor(value)
+        if given.is_complex() or given.dtype == torch.bool or given.device.type == "meta":
+            raise TypeError(f"it holds {given.dtype} on {given.device}")
         tensor = torch.as_tensor(value, dtype=torch.float64).detach().clone()
     except (TypeError, ValueError, RuntimeError) as error:
         raise ArgumentError(f"{name} is no array of numbers: {error}") from None
