@@ -1,5 +1,7 @@
 """Where times meet data: every accepted form means one thing, every other is refused."""
 
+import math
+
 import pytest
 import torch
 
@@ -34,6 +36,29 @@ def test_widen_puts_a_coefficient_before_its_row():
     assert (wide * data).shape == data.shape
     assert (shapes.widen(torch.tensor(2.0), data) * data).shape == data.shape
     assert shapes.widen(scale, torch.ones(3)).shape == (3,)
+
+
+def test_the_smallest_data_is_one_number_a_row():
+    column = torch.tensor([1.0, 2.0])
+    assert shapes.check_data(column) is column
+    assert shapes.sum_event(column).tolist() == shapes.mean_event(column).tolist() == [1.0, 2.0]
+    table = torch.tensor([[1.0, 2.0], [3.0, 6.0]])
+    assert shapes.sum_event(table).tolist() == [3.0, 9.0]
+    assert shapes.mean_event(table).tolist() == [1.5, 4.5]
+
+
+def test_messages_name_the_input():
+    for check in (shapes.check_data, shapes.check_finite):
+        wrong = torch.tensor(float("nan"))
+        with pytest.raises(ArgumentError, match="^x has"):
+            check(wrong)
+        with pytest.raises(ArgumentError, match="^points has"):
+            check(wrong, "points")
+    for k, name in enumerate(("x0", "x1")):
+        pair = [torch.ones(2, 3), torch.ones(2, 3)]
+        pair[k] = pair[k].long()
+        with pytest.raises(ArgumentError, match=f"^{name} has dtype"):
+            shapes.check_points(0.5, *pair, (0.0, 1.0))
 
 
 def test_check_time_clamps_rounding_and_refuses_more():
@@ -119,3 +144,61 @@ def test_sums_and_means_are_over_everything_but_the_batch():
     assert shapes.mean_event(data).tolist() == [5.5, 17.5]
     assert shapes.sum_event(torch.tensor([1.0, 2.0])).tolist() == [1.0, 2.0]
     assert shapes.mean_event(torch.tensor([1.0, 2.0])).tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        ([1.0], r"^y is a list, expected a torch tensor like x, \(3, 2\)$"),
+        (torch.zeros(2, 3), r"^y has shape \(2, 3\), expected that of x, \(3, 2\)$"),
+        (torch.zeros(3, 2, dtype=torch.float64), r"^y has dtype torch.float64, expected that of x, torch.float32$"),
+        (torch.zeros(3, 2, device="meta"), r"^y has device meta, expected that of x, cpu$"),
+    ],
+)
+def test_check_like_asks_for_shape_dtype_and_device(y, message):
+    good = torch.ones(3, 2)
+    assert shapes.check_like(good, x, "y") is good
+    with pytest.raises(ArgumentError, match=message):
+        shapes.check_like(y, x, "y")
+    with pytest.raises(ArgumentError, match="of the state, |like the state, "):
+        shapes.check_like(y, x, "y", "the state")
+
+
+def test_check_batch_is_finite_and_overflow_is_not_infinity():
+    huge = torch.full((4, 2), 3e38)
+    assert shapes.check_batch(huge) is huge
+    for value in (math.nan, math.inf, -math.inf):
+        wrong = torch.ones(4, 2)
+        wrong[2, 1] = value
+        with pytest.raises(ArgumentError, match="^x has 1 non-finite values, the first in row 2"):
+            shapes.check_batch(wrong)
+        with pytest.raises(ArgumentError, match="^points has 1 non-finite"):
+            shapes.check_batch(wrong, "points")
+    # inside a transform there are no values to look at
+    assert torch.func.vmap(lambda row: shapes.check_batch(row).sum())(torch.ones(3, 2)).tolist() == [2.0] * 3
+
+
+def test_a_shape_is_whole_numbers_of_at_least_one():
+    assert shapes.check_shape([2, 3]) == (2, 3)
+    assert shapes.check_shape((4,)) == (4,)
+    for wrong, message in [
+        (7, "^shape is 7, expected"),
+        ("23", "^shape is '23', expected"),
+        ((), r"^shape is \(\), expected"),
+        ((2, 0), "^a length of the shape is 0, "),
+        ((2, 1.5), "^a length of the shape is 1.5, "),
+    ]:
+        with pytest.raises(ArgumentError, match=message):
+            shapes.check_shape(wrong)
+
+
+def test_a_time_is_a_number_that_is_somewhere():
+    for wrong, message in [
+        (True, "^t is True, expected a number"),
+        ("now", "^t is 'now', expected a number"),
+        (torch.tensor(0.5, device="meta"), "^t is on the meta device"),
+        (torch.full((3,), 0.5, device="meta"), "^t is on the meta device"),
+    ]:
+        with pytest.raises(ArgumentError, match=message):
+            shapes.batch_time(wrong, x)
+    assert shapes.batch_time(torch.tensor(0.5, device="meta"), x.to("meta")).device.type == "meta"

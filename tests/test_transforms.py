@@ -68,6 +68,18 @@ class TestAffine:
         assert transform(torch.zeros(1, 1)).dtype == torch.float32
         assert transform(torch.zeros(1, 1, dtype=torch.float64)).item() == pytest.approx(-7 / 3, rel=1e-15)
 
+    def test_the_way_back_is_rounded_once(self):
+        """2^24 + 1 is no float32; 2^24 + 2 is, though the shift, and the scaled point, are not all."""
+        transform = Affine(2.0**24 + 1, 1.0)
+        back = transform.inverse(torch.ones(1, 1))
+        assert back.dtype == torch.float32
+        assert back.item() == 2.0**24 + 2
+        assert Affine(0.0, 1 / 3).inverse(torch.full((1, 1), 3.0)).item() == 1.0
+
+    def test_moves_with_the_model(self):
+        transform = torch.nn.Sequential(Affine(1.0, 2.0)).to("meta")[0]
+        assert transform.shift.device.type == transform.scale.device.type == "meta"
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [

@@ -87,9 +87,9 @@ def check_like(y: Tensor, x: Tensor, name: str, of: str = "x") -> Tensor:
 
 def check_finite(x: Tensor, name: str = "x") -> Tensor:
     """`x` itself, if every element is finite; otherwise an ArgumentError that counts and locates the others."""
-    bad = ~torch.isfinite(x)
+    bad = torch.atleast_1d(~torch.isfinite(x))
     if bad.any():
-        rows = bad.reshape(x.shape[0], -1).any(1).nonzero().flatten() if x.ndim else bad.nonzero()
+        rows = bad.reshape(len(bad), -1).any(1).nonzero()
         raise ArgumentError(
             f"{name} has {int(bad.sum())} non-finite values, the first in row {int(rows[0])}; expected finite numbers"
         )

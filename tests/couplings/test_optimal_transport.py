@@ -103,3 +103,12 @@ x = torch.zeros(4, 2)
 def test_batches_without_a_plan_are_refused(x0, x1, message):
     with pytest.raises(ArgumentError, match=message):
         OptimalTransport().pair(x0, x1)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({"cond0": [1, 2]}, "^cond0 has 2"), ({"cond1": [1, 2]}, "^cond1 has 2"), ({"generator": 7}, "^generator is")],
+)
+def test_what_comes_with_the_batches_is_looked_at(wrong, message, seeded):
+    with pytest.raises(ArgumentError, match=message):
+        OptimalTransport().pair(*draws(seeded, 5, 2), **wrong)

@@ -1,6 +1,7 @@
 """A change of schedule turns the exact field of one path into the exact field of the other."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -161,3 +162,11 @@ def test_it_is_saved_with_the_flow(tmp_path):
     assert again.interval == flow.interval
     first, second = (f.sample(3, generator=torch.Generator().manual_seed(0)) for f in (flow, again))
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("t", [1 / 3, 0.7])
+def test_the_scale_has_the_digits_of_double_precision(t):
+    """From the straight line to the circle: at the angle pi t/2 the line's point has length 1/(sin + cos)."""
+    field = Rescheduled(PredictionField(MLP(1, 4), CondOT()), CondOT(), Cosine())
+    angle = math.pi / 2 * t
+    assert field.scale(t) == pytest.approx(math.sin(angle) + math.cos(angle), rel=1e-13)

@@ -1,6 +1,7 @@
 """Bits per dimension and nats against the exact probabilities of a discretised Gaussian."""
 
 import math
+import warnings
 
 import pytest
 import scipy.stats
@@ -11,6 +12,7 @@ from fmkit.errors import ArgumentError
 from fmkit.fields import VectorField
 from fmkit.flow import Flow
 from fmkit.metrics import bits_per_dim, bits_per_dim_with_error, nll
+from fmkit.metrics.likelihood import _apart
 from fmkit.solvers import RK4, Euler
 from fmkit.sources import Gaussian
 from fmkit.transforms import Affine
@@ -169,13 +171,89 @@ class TestErrorOfTheProbes:
         with pytest.raises(ArgumentError, match="one probe has no standard error"):
             bits_per_dim_with_error(self.flow(HutchinsonDivergence()), self.images(2), levels=LEVELS)
 
+    @pytest.mark.parametrize("divergence", [None, HutchinsonDivergence(2)])
+    def test_conditions_and_batches_are_those_of_the_figure_itself(self, divergence, images):
+        flow, images = Flow(Gaussian(STD, MEAN), Still(), Euler(1), event_shape=4), images[:9]
+        cond = torch.arange(9, dtype=torch.float64)
+        how = {"levels": LEVELS, "divergence": divergence, "batch_size": 4}
+        bits, error = bits_per_dim_with_error(flow, images, cond, generator=seeded(3), **how)
+        assert torch.equal(bits, bits_per_dim(flow, images, cond, generator=seeded(3), **how))
+        assert (error == 0).all()  # the field is diagonal
+        assert not torch.equal(bits, bits_per_dim(flow, images, generator=seeded(3), **how))
+
+    def test_a_figure_alone_takes_one_probe(self):
+        flow = self.flow(HutchinsonDivergence())
+        assert torch.isfinite(bits_per_dim(flow, self.images(2), levels=LEVELS)).all()
+
+    def test_generators_have_probes_of_their_own(self):
+        assert len({_apart(seeded(k)).initial_seed() for k in range(200)}) == 200
+
     def test_two_calls_with_one_generator_have_probes_of_their_own(self):
         generator, flow = seeded(3), self.flow(HutchinsonDivergence(2))
         first, second = (bits_per_dim(flow, self.images(2), levels=LEVELS, generator=generator) for _ in range(2))
         assert not torch.equal(first, second)
 
 
+class Broken(Euler):
+    """A solver that is known by what it does."""
+
+    def solve(self, f, x0, times, *, generator=None):
+        raise ZeroDivisionError
+
+
+class TestDraws:
+    def test_one_draw_unless_said_and_in_double_precision(self, flow, images):
+        """Eq. 47 with the u of that generator; of one image as well, and of one at a time."""
+        x = images[:3]
+        u = torch.rand(x.shape, generator=seeded(5), dtype=torch.float64)
+        want = -flow.log_prob(x + u) / (4 * math.log(2))
+        assert torch.equal(bits_per_dim(flow, x, levels=LEVELS, generator=seeded(5)), want)
+        one = bits_per_dim(flow, x[:1], levels=LEVELS, batch_size=1, generator=seeded(5))
+        assert one.shape == (1,)
+
+    def test_a_flow_in_single_precision_is_summed_in_double(self, images):
+        flow = Flow(Gaussian(STD, MEAN), Still().float(), Euler(1), event_shape=4)
+        for figure in bits_per_dim_with_error(flow, images[:3], levels=LEVELS, generator=seeded()):
+            assert figure.dtype == torch.float64
+
+    def test_samples_are_no_truth_value(self, flow, images):
+        with pytest.raises(ArgumentError, match="samples is True"):
+            bits_per_dim(flow, images, levels=LEVELS, samples=True)
+
+
+class Watched(Still):
+    """Notes how many points come at once."""
+
+    def forward(self, t, x, cond=None):
+        self.at_once = max(getattr(self, "at_once", 0), len(x))
+        return super().forward(t, x, cond)
+
+
 class TestNLL:
+    def test_in_batches_by_the_solver_given(self):
+        flow = Flow(Gaussian(), Watched(), Euler(1), event_shape=4)
+        nll(flow, torch.zeros(20, 4, dtype=torch.float64), batch_size=6)
+        assert flow.field.at_once == 6
+        with pytest.raises(ZeroDivisionError):
+            nll(flow, torch.zeros(20, 4, dtype=torch.float64), solver=Broken(1))
+
+    def test_two_numbers_are_enough(self):
+        flow = Flow(Gaussian(), Still(), Euler(1), event_shape=())
+        value = nll(flow, torch.tensor([0.0, 1.0], dtype=torch.float64), batch_size=1)
+        assert value.mean == pytest.approx(0.5 * math.log(2 * math.pi) + 0.25)
+        assert value.standard_error == pytest.approx(0.25)
+
+    def test_probes_follow_from_the_generator_and_are_the_same_without_one(self):
+        flow = Flow(Gaussian(2.0), Shear(), RK4(2), (1, 3, 3), divergence=HutchinsonDivergence())
+        x = torch.randn(4, 1, 3, 3, generator=seeded(), dtype=torch.float64)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # two steps are few
+            before = torch.get_rng_state()
+            assert nll(flow, x) == nll(flow, x)
+            assert torch.equal(torch.get_rng_state(), before)
+            assert nll(flow, x, generator=seeded(1)) == nll(flow, x, generator=seeded(1))
+            assert nll(flow, x, generator=seeded(1)) != nll(flow, x, generator=seeded(2))
+
     def test_is_the_mean_of_minus_log_density(self, flow):
         x = MEAN + STD * torch.randn(300, 4, dtype=torch.float64, generator=seeded())
         exact = -scipy.stats.norm(MEAN, STD).logpdf(x).sum(1)

@@ -48,8 +48,8 @@ MODULES = {
     "paths/diffusion": "paths/test_diffusion.py paths",
     "paths/bridge": "paths/test_bridge.py paths",
     "paths/gaussian": "paths/test_gaussian.py paths",
-    "sources": "test_sources.py",
-    "couplings/base": "couplings",
+    "sources": "test_sources.py laws/test_bad_inputs.py",
+    "couplings/base": "couplings laws/test_bad_inputs.py",
     "couplings/independent": "couplings/test_independent.py couplings",
     "couplings/optimal_transport": "couplings/test_optimal_transport.py couplings",
     "fields/base": "fields/test_base.py",
@@ -66,7 +66,7 @@ MODULES = {
     "solvers/torchdiffeq": "solvers/test_torchdiffeq.py solvers/test_base.py",
     "solvers/scipy": "solvers/test_scipy.py solvers/test_base.py",
     "solvers/sde": "solvers/test_sde.py",
-    "shapes": "test_shapes.py",
+    "shapes": "test_shapes.py paths/test_base.py laws/test_bad_inputs.py",
     "transforms": "test_transforms.py",
     "differentiation": "test_differentiation.py",
     "divergence": "test_divergence.py",
@@ -85,6 +85,7 @@ MUTMUT = """
 source_paths = ["src"]
 only_mutate = ["src/fmkit/{module}.py"]
 pytest_add_cli_args_test_selection = {tests}
+pytest_add_cli_args = ["-k", "not users_line"]  # mutmut calls through frames of its own: a warning's line is another
 do_not_mutate_patterns = ['raise \\w+Error\\(', '^\\s*f?"']
 use_git_change_detection = false
 timeout_multiplier = 20.0
@@ -207,16 +208,33 @@ def inside_functions(module: str, folder: Path, jobs: int) -> Iterator[Mutant]:
         said = (folder / "log").read_text()
         if "could not find any test case for any mutant" not in said:  # of a module without a function to mutate
             raise SystemExit(f"mutmut failed: see {folder / 'log'}")
-    source = folder / "src" / "fmkit" / f"{module}.py"
-    plain = source.read_text()
+    plain, made = ((folder / tree / "src" / "fmkit" / f"{module}.py").read_text() for tree in (".", "mutants"))
     for name, status in re.findall(r"^\s+(\S+): (.+)$", _call(["mutmut", "results", "--all", "true"], folder), re.M):
         if status == "killed":
             yield Mutant(name, status)
         else:
-            _call(["mutmut", "apply", name], folder)
-            code = source.read_text()
-            source.write_text(plain)
+            code = _with(name, plain, made)
             yield Mutant(name, status, *_change(plain, code), code)
+
+
+def _with(name: str, plain: str, made: str) -> str:
+    """The module with one of mutmut's mutants in it. (`mutmut apply` takes the first function of that name for it.)"""
+    mutant = name.rpartition(".")[2]
+    original = mutant.rpartition("__mutmut_")[0]
+    within, _, function = original[1:].strip("ǁ").rpartition("ǁ") if "ǁ" in original else ("", "", original[2:])
+
+    def body(text: str, wanted: str) -> tuple[list[str], int, int]:
+        tree = ast.parse(text)
+        scopes = (
+            [c.body for c in tree.body if isinstance(c, ast.ClassDef) and c.name == within] if within else [tree.body]
+        )
+        nodes = (n for n in scopes[0] if isinstance(n, ast.FunctionDef) and n.name == wanted)
+        node = next(nodes)
+        return text.splitlines(keepends=True), node.lineno - 1, node.end_lineno or node.lineno
+
+    lines, first, last = body(plain, function)
+    others, begin, end = body(made, mutant)
+    return "".join([*lines[:first], *others[begin:end], *lines[last:]]).replace(f"def {mutant}(", f"def {function}(")
 
 
 def outside_functions(module: str, folder: Path) -> Iterator[Mutant]:

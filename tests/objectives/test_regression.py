@@ -19,6 +19,7 @@ from fmkit.objectives import (
 from fmkit.objectives.base import Batch
 from fmkit.paths import (
     ICFM,
+    AffinePath,
     CondOT,
     Cosine,
     GaussianPath,
@@ -323,3 +324,33 @@ def test_why_the_score_is_refused_under_optimal_transport(seeded):
     true = -(2.5 - 1.5) / 0.75**2
     assert true == pytest.approx(-1.78, abs=0.01)
     assert formula == pytest.approx(-2.67, abs=0.05)
+
+
+class Short(AffinePath):
+    """The straight line, travelled between t = 0.2 and t = 0.7."""
+
+    @property
+    def interval(self):
+        return (0.2, 0.7)
+
+    def alpha(self, t):
+        return 2 * (t - 0.2)
+
+    def sigma(self, t):
+        return 2 * (0.7 - t)
+
+
+@pytest.mark.parametrize("cls", ALL)
+def test_on_a_path_of_another_interval_all_stays_inside(cls, seeded):
+    objective, path, network = cls(), Short(), Fixed(lambda t, x: torch.zeros_like(x))
+    x0, x1 = (x.float() for x in batch(seeded, 256))
+    loss = objective.loss(network, path, (x0, x1), generator=seeded(2))
+    low, high = objective.interval(path)
+    assert 0.2 <= low < loss.t.min() < 0.21
+    assert 0.69 < loss.t.max() < high <= 0.7
+    assert objective.field(network, path).interval == (low, high)
+    # a thousandth of the way, or a ten-thousandth: what alpha and sigma must be at least
+    assert path.alpha(low) == pytest.approx(1e-3 if objective.view in ("noise", "score") else 0.0, abs=1e-9)
+    assert path.sigma(high) == pytest.approx(1e-4 if objective.view in ("data", "score") else 0.0, abs=1e-9)
+    assert loss.value.dtype == torch.float32
+    assert loss.logs == {}

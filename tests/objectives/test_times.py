@@ -98,3 +98,49 @@ def test_seeded_by_the_generator_alone(sampler, seeded):
 def test_values_out_of_range_are_refused(make, message):
     with pytest.raises(ArgumentError, match=message):
         make()
+
+
+@pytest.mark.parametrize("sampler", [UniformTime(), LogitNormal(0.3, 0.8), UShaped(2.0), UniformTime(3.0)], ids=repr)
+def test_stratified_times_are_one_in_each_part_of_the_probability(sampler, seeded):
+    """Each lies between the quantiles k/n and (k + 1)/n, evenly over many draws; unstratified ones need not."""
+    n = 8
+    edges = torch.linspace(0, 1, n + 1, dtype=torch.float64)
+    edges = sampler.draw(edges)
+    tau = 1 - edges
+    edges = 1 - sampler.shift * tau / (1 + (sampler.shift - 1) * tau)
+    draws = torch.stack([sampler.sample(n, generator=seeded(s), stratified=True) for s in range(200)])
+    assert draws.dtype == torch.float64
+    assert ((edges[:-1] <= draws) & (draws <= edges[1:])).all()
+    free = torch.stack([sampler.sample(n, generator=seeded(s)) for s in range(20)])
+    assert not ((edges[:-1] <= free) & (free <= edges[1:])).all()
+    if isinstance(sampler, UniformTime) and sampler.shift == 1.0:
+        within = draws * n - torch.arange(n)
+        assert within.mean().item() == pytest.approx(0.5, abs=0.03)
+        assert within.var().item() == pytest.approx(1 / 12, rel=0.1)
+
+
+@pytest.mark.parametrize("sampler", [UniformTime, LogitNormal, UShaped])
+def test_there_is_no_shift_unless_said_and_any_positive_one_is_taken(sampler, seeded):
+    assert torch.equal(sampler().sample(9, generator=seeded()), sampler(shift=1.0).sample(9, generator=seeded()))
+    assert not torch.equal(sampler().sample(9, generator=seeded()), sampler(shift=2.0).sample(9, generator=seeded()))
+    with pytest.raises(ArgumentError, match="shift is inf"):
+        sampler(shift=math.inf)
+
+
+def test_any_spread_is_taken_that_is_positive_and_finite():
+    assert UShaped(0.5).a == 0.5
+    for make in (lambda: LogitNormal(std=math.inf), lambda: UShaped(100.0), lambda: UShaped(100)):
+        with pytest.raises(ArgumentError, match="expected"):
+            make()
+
+
+def test_rounding_leaves_no_time_outside():
+    """0.1 + (0.7 - 0.1) 1 is above 0.7 by an ulp, and 0.9 + (0.2 - 0.9) 1 below 0.2."""
+
+    class Ends(UniformTime):
+        def draw(self, uniform):
+            return torch.ones_like(uniform)
+
+    for low in torch.linspace(0.0, 0.5, 101).tolist():
+        for high in torch.linspace(0.6, 1.0, 41).tolist():
+            assert low <= Ends().sample(1, (low, high)).item() <= high

@@ -661,3 +661,49 @@ def test_wrong_questions_are_refused():
             oracle.sample(n)
     with pytest.raises(ArgumentError, match="n is 1, expected a whole number of at least 2"):
         oracle.loss_floor(VelocityMatching(), 1)
+
+
+def test_points_know_their_source(seeded):
+    source = Gaussian(2.0, 0.5)
+    points, wide = (
+        make(CondOT(), source)
+        for make in (
+            lambda path, source: MixtureOracle.empirical(path, POINTS, source),
+            lambda path, source: MixtureOracle(path, POINTS, std=0.0, source=source),
+        )
+    )
+    x = torch.randn(5, 2, generator=seeded(0), dtype=torch.float64)
+    assert torch.equal(points.velocity(torch.full((5,), 0.4), x), wide.velocity(torch.full((5,), 0.4), x))
+    standard = MixtureOracle.empirical(CondOT(), POINTS)
+    assert not torch.allclose(points.velocity(torch.full((5,), 0.4), x), standard.velocity(torch.full((5,), 0.4), x))
+
+
+def test_the_excess_repeats_with_its_generator(seeded):
+    oracle, network = MixtureOracle(CondOT(), MEANS), MLP(2, 8)
+    one, two, other = (oracle.loss_excess(VelocityMatching(), network, 50, seeded(s)).value for s in (0, 0, 1))
+    assert one == two != other
+
+
+class Late(AffinePath):
+    """sigma = ((1 - t)/s)² between 1 - s and 1: the noise is gone sooner than time runs out."""
+
+    @property
+    def interval(self):
+        return (0.5, 1.0)
+
+    def alpha(self, t):
+        return 2 * t - 1
+
+    def sigma(self, t):
+        return (2 * (1 - t)) ** 2
+
+
+def test_the_end_of_points_leaves_the_least_noise_and_not_much_more():
+    low, high = MixtureOracle.empirical(Late(), POINTS).interval
+    assert low == 0.5
+    assert 1e-5 <= Late().sigma(high) < 100 * 1e-5
+    assert high == pytest.approx(1 - 0.5 * 1e-2)
+
+
+def test_responsibilities_have_the_precision_of_the_points():
+    assert MixtureOracle(CondOT(), MEANS).responsibilities(0.5, torch.zeros(3, 2)).dtype == torch.float32

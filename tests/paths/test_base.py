@@ -50,6 +50,14 @@ MISTAKES = {
 }
 
 
+def test_a_path_that_says_nothing_else_is_euclidean_and_starts_at_its_source():
+    source = Gaussian(2.0)
+    assert Straight().euclidean
+    assert not Turning().euclidean
+    assert Turning().interval == (0.0, 1.0)
+    assert Turning().start(source) is source
+
+
 @pytest.mark.parametrize("path", PATHS, ids=lambda p: type(p).__name__)
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_refused_with_what_was_got_and_what_would_be_right(path, mistake):

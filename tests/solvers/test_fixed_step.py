@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fmkit.errors import ArgumentError
-from fmkit.solvers import AB2, RK4, Euler, Heun, Midpoint
+from fmkit.solvers import AB2, RK4, Euler, Heun, ListedGrid, Midpoint
 
 
 def recorded(solver, times):
@@ -92,3 +92,8 @@ def test_a_step_beside_the_trajectory_stays_inside_and_is_counted():
 def test_steps_that_are_no_count_are_refused(steps):
     with pytest.raises(ArgumentError, match="expected a whole number of at least 1"):
         Euler(steps)
+
+
+def test_steps_lie_where_the_grid_says():
+    assert recorded(Euler(2, ListedGrid([0.0, 0.3, 1.0])), (0.0, 2.0))[1] == [0.0, 0.6]
+    assert recorded(Euler(2), (0.0, 2.0))[1] == [0.0, 1.0]

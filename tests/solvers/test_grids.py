@@ -75,3 +75,19 @@ def test_another_number_of_steps_than_listed_is_refused():
 def test_shifts_out_of_range_are_refused(shift):
     with pytest.raises(ArgumentError, match=f"shift is {shift}, expected a positive number"):
         ShiftedGrid(shift)
+
+
+@pytest.mark.parametrize(
+    "grid", [UniformGrid(), ShiftedGrid(), HalvedGrid(UniformGrid()), ListedGrid([0.0, 0.3, 1.0])], ids=repr
+)
+def test_wrong_questions_are_refused_by_name(grid):
+    with pytest.raises(ArgumentError, match="^steps is 0, "):
+        grid.fractions(0)
+    with pytest.raises(ArgumentError, match="^begin is 'now', "):
+        grid.times("now", 1.0, 2)
+    with pytest.raises(ArgumentError, match="^end is None, "):
+        grid.times(0.0, None, 2)
+
+
+def test_a_list_of_one_step():
+    assert ListedGrid([0.0, 1.0]).times(0.2, 0.7, 1) == [0.2, 0.7]

@@ -70,3 +70,14 @@ def test_the_users_own_times_are_kept_and_each_step_halved():
     assert finer.grid.times(0, 1, 4) == pytest.approx([0.0, 0.1, 0.2, 0.6, 1.0])
     with pytest.raises(ArgumentError, match="has 3 steps, the listed grid 2"):
         finer.grid.times(0, 1, 6)
+
+
+@pytest.mark.parametrize("name", ["rtol", "atol"])
+def test_one_tolerance_alone_is_none(name):
+    class Half(Solver):
+        def solve(self, f, x0, times, *, generator=None):
+            raise NotImplementedError
+
+    half = Half()
+    setattr(half, name, 0.1)
+    assert refined(half) is None

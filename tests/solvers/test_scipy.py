@@ -110,3 +110,31 @@ def test_agrees_with_an_own_method():
     reference, own = DOP853(1e-12, 1e-12).solve(bernoulli, x0, times), RK4(400).solve(bernoulli, x0, times)
     for a, b in zip(reference.states, own.states, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("cls", ALL)
+def test_a_pole_is_seen_long_before_the_evaluations_run_out(cls):
+    """x' = x² from 1 has its pole at t = 1, where steps shrink for ever; from a time that is not 0 as well."""
+    for begin in (0.0, 3.0):
+        asked = []
+
+        def f(t, x, asked=asked):
+            asked.append(t)
+            return x**2
+
+        with pytest.raises(SolverError, match=rf"{cls.__name__} "):
+            cls().solve(f, torch.ones(1, 1, dtype=torch.float64), (begin, begin + 2.0))
+        assert len(asked) < 20_000
+
+
+@pytest.mark.parametrize("cls", [DOP853, LSODA])
+def test_a_large_batch_is_no_pole(cls):
+    x0 = torch.ones(500, 1, dtype=torch.float64)
+    torch.testing.assert_close(cls().solve(lambda t, x: -x, x0, (0.0, 1.0)).final, x0 * math.exp(-1), rtol=1e-6, atol=0)
+
+
+def test_a_state_of_three_parts_comes_back_in_its_shapes():
+    x0 = (torch.full((2, 3), 1.0), torch.full((2,), 2.0, dtype=torch.float64), torch.full((2, 2), 4.0))
+    end = DOP853().solve(lambda t, x: tuple(-part for part in x), x0, (0.0, 1.0)).final
+    for part, begin in zip(end, x0, strict=True):
+        torch.testing.assert_close(part, begin * math.exp(-1), rtol=1e-6, atol=0)

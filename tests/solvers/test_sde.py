@@ -191,3 +191,18 @@ def test_the_grid_is_honoured(schedules):
     EulerMaruyama(4, grid=ShiftedGrid(3.0)).solve(f, torch.zeros(1, 1), (0.0, 1.0))
     assert times == pytest.approx(ShiftedGrid(3.0).fractions(4)[:-1])
     assert times != pytest.approx(UniformGrid().fractions(4)[:-1])
+
+
+@pytest.mark.parametrize("cls", [EulerMaruyama, HeunSDE])
+def test_the_strength_of_the_noise_follows_the_time(cls, seeded):
+    """A function that is a constant is that constant, and is asked at the times of the steps."""
+    asked = []
+
+    def lam(t):
+        asked.append(t)
+        return 0.7
+
+    f, x = (lambda t, x: Stochastic(-x, x / 2, torch.full_like(x[:, :1], 0.5))), torch.ones(4, 2, dtype=torch.float64)
+    ends = [cls(4, lam=value).solve(f, x, (0.0, 1.0), generator=seeded(0)).final for value in (lam, 0.7)]
+    assert torch.equal(*ends)
+    assert set(asked) == {k / 4 for k in range(4 + (cls is HeunSDE))}

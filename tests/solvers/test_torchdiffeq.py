@@ -61,6 +61,35 @@ def test_adams_methods_converge_at_order_four_at_least(cls, observed_order):
     assert observed_order(steps, errors) > 3.5 or errors[-1] < 1e-11
 
 
+def test_explicit_adams_has_the_order_it_claims(observed_order):
+    steps = [40, 80, 160]
+    observed = observed_order(steps, [solve(TorchdiffeqExplicitAdams(n))[0] for n in steps])
+    assert observed == pytest.approx(TorchdiffeqExplicitAdams.order, abs=0.3)
+
+
+@pytest.mark.parametrize("solver", [Dopri5(1e-2, 1e-2), AdaptiveHeun(1e-2, 1e-2), TorchdiffeqRK4(4)], ids=repr)
+def test_a_state_in_16_bits_reaches_the_field_as_it_is_and_is_summed_in_32(solver):
+    seen = set()
+
+    def f(t, x):
+        seen.add(x.dtype)
+        return -x
+
+    end = solver.solve(f, torch.ones(2, 1, dtype=torch.bfloat16), (0.0, 1.0)).final
+    assert seen == {torch.bfloat16}
+    assert end.dtype == torch.bfloat16
+    assert end[0, 0].item() == pytest.approx(math.exp(-1), rel=2e-2)
+
+
+def test_a_warning_of_the_implicit_iteration_says_what_helps_at_the_users_line():
+    with pytest.warns(
+        UserWarning, match=r"^Functional iteration .* \(TorchdiffeqImplicitAdams; take more steps\)$"
+    ) as caught:
+        TorchdiffeqImplicitAdams(10).solve(lambda t, x: -30 * x, torch.ones(1, 1, dtype=torch.float64), (0.0, 1.0))
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+
+
 @pytest.mark.parametrize("cls", ADAPTIVE)
 @pytest.mark.parametrize("times", [(0.0, 1.0), (1.0, 0.0)])
 def test_tolerance_is_honoured(cls, times):
@@ -150,13 +179,16 @@ def test_a_diffusion_field_is_not_asked_beyond_its_end(cls, mixtures, schedules,
 
 
 @pytest.mark.parametrize("cls", ADAPTIVE)
-@pytest.mark.parametrize(("rtol", "atol"), [(0.0, 1e-5), (1e-5, -1.0), (float("nan"), 1e-5)])
+@pytest.mark.parametrize(
+    ("rtol", "atol"), [(0.0, 1e-5), (1e-5, 0.0), (1e-5, -1.0), (float("nan"), 1e-5), (math.inf, 1e-5), (1e-5, math.inf)]
+)
 def test_tolerances_out_of_range_are_refused(cls, rtol, atol):
     with pytest.raises(ArgumentError, match=f"rtol is {rtol} and atol {atol}, expected positive numbers"):
         cls(rtol, atol)
 
 
 def test_counts_out_of_range_are_refused():
+    assert Dopri5(max_steps=1).max_steps == 1
     with pytest.raises(ArgumentError, match="max_steps is 0, expected at least 1"):
         Dopri5(max_steps=0)
     with pytest.raises(ArgumentError, match="steps is 0, expected a whole number of at least 1"):

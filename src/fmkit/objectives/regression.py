@@ -67,11 +67,11 @@ class Regression(Objective):
 
     def interval(self, path: Any) -> tuple[float, float]:
         """The times at which the view determines the velocity: the path's interval, its ends perhaps moved inwards."""
-        low, high = check_instance("path", path, ProbabilityPath).interval
+        begin, end = low, high = check_instance("path", path, ProbabilityPath).interval
         if self.view in ("noise", "score"):
-            low = _inward(low, high, lambda t: path.coefficients(t).alpha.abs() >= ALPHA_MIN)
+            low = _inward(begin, end, lambda t: path.coefficients(t).alpha.abs() >= ALPHA_MIN)
         if self.view in ("data", "score"):
-            high = _inward(high, low, lambda t: path.coefficients(t).sigma.abs() >= SIGMA_MIN)
+            high = _inward(end, begin, lambda t: path.coefficients(t).sigma.abs() >= SIGMA_MIN)
         return low, high
 
     def loss(self, network, path, batch, *, ema=None, step=0, generator=None) -> Loss:
