@@ -12,7 +12,8 @@ import math
 import torch
 from torch import Tensor
 
-from fmkit.data.toy import Toy, at_least_zero, count, normal, numbers, points, positive, uniform
+from fmkit.arguments import check_count
+from fmkit.data.toy import Toy, at_least_zero, normal, numbers, points, positive, uniform
 from fmkit.errors import ArgumentError
 from fmkit.oracle import Boxes
 
@@ -40,7 +41,7 @@ class Checkerboard(Toy):
 
     def __init__(self, cells: int = 4, side: float = 1 / 0.45, n_train: int = 10_000, n_test: int = 2_000) -> None:
         super().__init__(n_train, n_test)
-        if count("cells", cells) % 2:
+        if check_count("cells", cells) % 2:
             raise ArgumentError(f"cells is {cells}, expected an even number: half of the squares are dark")
         self.cells, self.side = cells, float(positive("side", side))
 
@@ -101,7 +102,7 @@ class Pinwheel(Toy):
         labels: bool = False,
     ) -> None:
         super().__init__(n_train, n_test, labels)
-        self.components = count("arms", arms)
+        self.components = check_count("arms", arms)
         self.spread = (at_least_zero("radial_std", radial_std), at_least_zero("tangential_std", tangential_std))
         self.rate, self.scale = float(numbers("rate", rate)), float(positive("scale", scale))
 

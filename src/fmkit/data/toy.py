@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from numbers import Integral
 
 import torch
 from torch import Tensor
 
+from fmkit.arguments import check_count
 from fmkit.data.base import Data, DataSet, Split, Stratum
 from fmkit.errors import ArgumentError, CombinationError
 from fmkit.oracle import Law
@@ -35,7 +35,7 @@ class Toy(DataSet):
 
     def __init__(self, n_train: int = 10_000, n_test: int = 2_000, labels: bool = False) -> None:
         super().__init__()
-        self.n_train, self.n_test = count("n_train", n_train), count("n_test", n_test)
+        self.n_train, self.n_test = check_count("n_train", n_train), check_count("n_test", n_test)
         self.labels = labels
 
     @abc.abstractmethod
@@ -57,7 +57,7 @@ class Toy(DataSet):
         Raises:
             ArgumentError: if n is below 1.
         """
-        return self.draw(count("n", n), generator)[0]
+        return self.draw(check_count("n", n), generator)[0]
 
     @property
     def shares(self) -> list[float]:
@@ -96,12 +96,6 @@ def points(x: Tensor, dim: int) -> Tensor:
     if check_data(x).ndim != 2 or x.shape[1] != dim:
         raise ArgumentError(f"x has shape {tuple(x.shape)}, expected (B, {dim})")
     return x.double()
-
-
-def count(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ArgumentError(f"{name} is {value!r}, expected a whole number of at least 1")
-    return int(value)
 
 
 def numbers(name: str, value: Tensor | Sequence | float) -> Tensor:
