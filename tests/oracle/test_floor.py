@@ -1,0 +1,53 @@
+"""How the floor and the excess are estimated: with what draws, and in whose precision."""
+
+import pytest
+import torch
+
+from fmkit.objectives import DataPrediction, VelocityMatching
+from fmkit.oracle import Mixture, MixtureOracle, loss_excess, loss_floor
+from fmkit.paths import ICFM, CondOT
+from fmkit.sources import Gaussian
+
+
+@pytest.mark.parametrize("path", [CondOT(), ICFM(0.5)], ids=["condot", "icfm"])
+def test_every_draw_is_the_generators(path, seeded):
+    """Whatever the global generator does, noise of the path's own included."""
+    mixture = Mixture([[-1.0, 0.0], [2.0, 1.0]], std=0.5)
+
+    class Zero(torch.nn.Module):
+        def forward(self, t, x):
+            return torch.zeros_like(x)
+
+    for estimate in (loss_floor, lambda *about: loss_excess(Zero(), *about)):
+        values = []
+        for i in (0, 1):
+            torch.manual_seed(i)
+            values.append(estimate(mixture, path, Gaussian(), VelocityMatching(), 64, seeded(3)))
+        assert values[0] == values[1]
+
+
+def test_times_are_stratified(seeded):
+    """Of one Gaussian the variance given x depends on the time alone, so all that is left is the times' own spread."""
+    oracle = MixtureOracle(CondOT(), [[0.0]], std=0.3)
+    runs = torch.tensor([oracle.loss_floor(DataPrediction(), 256, seeded(i)).value for i in range(40)])
+    t = DataPrediction().time.sample(256 * 40, generator=seeded(0)).reshape(40, 256)
+    free = (0.09 * (1 - t) ** 2 / (0.09 * t**2 + (1 - t) ** 2)).mean(1)
+    assert runs.mean().item() == pytest.approx(free.mean().item(), rel=0.02)
+    assert runs.std().item() < 0.1 * free.std().item()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_network_is_asked_in_its_own_precision(dtype, seeded):
+    seen = set()
+
+    class Look(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros((), dtype=dtype))
+
+        def forward(self, t, x):
+            seen.add((t.dtype, x.dtype, x.requires_grad, torch.is_grad_enabled()))
+            return self.weight * x
+
+    loss_excess(Look(), Mixture([[0.0]]), CondOT(), Gaussian(), VelocityMatching(), 20, seeded(0))
+    assert seen == {(dtype, dtype, False, False)}
