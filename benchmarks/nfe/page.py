@@ -26,6 +26,11 @@ def page(rows: Sequence[Row], record: dict[str, Any]) -> str:
         "## Which solver",
         _rule(),
         tables.winners(exact),
+        paragraph(
+            """The answer depends on the data: what is wide is best followed in equal steps, and the narrower it is, the
+            more do the steps near it decide. By data, over the paths:"""
+        ),
+        tables.winners_by_data(exact),
         _grid_note(),
         tables.recommendations(exact),
         f"![{PICTURE}](nfe-light.svg#only-light)\n![{PICTURE}](nfe-dark.svg#only-dark)",
@@ -68,7 +73,8 @@ def _introduction(record: dict[str, Any]) -> str:
         root-mean-square distance of the end points from the exact ones, in units of the data's spread; NFE, the
         number of evaluations of the field, is what the solver reports."""
     second = f"""writes this page, its pictures, the [rows](nfe.csv) and the [record](nfe.json) of the run. Last on
-        {record["date"]}, in {record["minutes"]:.1f} minutes on {record["machine"]}, with {versions}."""
+        {record["date"]}, with {versions}: {record["minutes"]:.1f} minutes of processor time on a machine of
+        {record["machine"]}."""
     return f"{paragraph(first)}\n\n    {record['command']}\n\n{paragraph(second)}"
 
 

@@ -74,6 +74,22 @@ def winners(exact: Sequence[Row]) -> str:
     return table(head, lines, words=len(head))
 
 
+def winners_by_data(exact: Sequence[Row]) -> str:
+    """The winner on each data, over all paths, with the overall winner's score there."""
+    data = list(dict.fromkeys(r.data for r in exact))
+    lines = []
+    for budget in RECOMMENDED:
+        best, cells = winner(exact, budget), []
+        for there in (scores(of(exact, "exact", data=d), budget) for d in data):
+            first = next(iter(there))
+            behind = there[best].error / there[first].error
+            cells.append(
+                name(first) if first == best else f"{name(first)} ({name(best)}: {behind:.1f} times its error)"
+            )
+        lines.append([str(budget), *cells])
+    return table(["NFE", *data], lines, words=len(data) + 1)
+
+
 def recommendations(exact: Sequence[Row]) -> str:
     """The winners as Python."""
     return table(["NFE", "solver"], ([str(n), f"`{recommendation(exact, n)}`"] for n in RECOMMENDED), words=2)

@@ -215,6 +215,28 @@ def test_all_own_methods_are_on_every_grid(published):
         assert {r.shift for r in published if r.solver == solver} == set(measure.SHIFTS)
 
 
+@pytest.mark.parametrize("solver", ["ab3", "ab4"])
+def test_shorter_steps_near_the_data_help_where_it_is_narrow_and_hurt_where_it_is_wide(solver, published):
+    def gain(rows):  # at 50 evaluations
+        there = results.scores(rows, 50)
+        return there[Candidate(solver, 1.0)].error / there[Candidate(solver, 0.5)].error
+
+    exact = [r for r in published if r.kind == "exact"]
+    assert gain([r for r in exact if r.data == "narrow"]) > 2
+    assert gain([r for r in exact if r.data == "ring"]) < 0.5
+    assert gain([r for r in exact if r.path == "vp"]) > 1
+
+
+def test_the_default_is_much_better_than_a_looser_one(published):
+    def worst(tolerance):
+        found = [r.error for r in published if r.solver == "dopri5" and r.tolerance == tolerance and r.kind == "exact"]
+        assert len(found) == 9
+        return max(found)
+
+    assert worst(1e-5) < 1e-3
+    assert worst(1e-3) > 10 * worst(1e-5)
+
+
 @pytest.mark.parametrize("file", ["README.md", "docs/quickstart.md", "docs/reference/solvers.md"])
 def test_what_other_pages_recommend_is_what_the_table_says(file, published):
     """Wherever a page names a budget with a solver for it, as `| 20 | ... AB3(steps=19) |` or `# 20 evaluations`."""
