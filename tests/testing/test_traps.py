@@ -144,6 +144,15 @@ class NoiseOfItsOwnSeed(Straight):
         return point._replace(x=point.x + 0.1 * torch.from_numpy(z).to(point.x.dtype))
 
 
+@wrong("path.single")
+class OffInFloat32(Straight):
+    """Nothing is wrong in double precision, which the mathematics is looked at in."""
+
+    def sample(self, t, x0, x1, *, generator=None):
+        point = super().sample(t, x0, x1, generator=generator)
+        return point._replace(velocity=1.01 * point.velocity) if x1.dtype == torch.float32 else point
+
+
 @wrong("path.seeds")
 class UnseededNumpy(Straight):
     def change(self, point, generator):

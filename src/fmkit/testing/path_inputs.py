@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from fmkit.errors import ArgumentError
-from fmkit.paths import AffinePath
+from fmkit.paths import AffinePath, PathSample
+from fmkit.shapes import widen
 from fmkit.testing.points import Trial
 from fmkit.testing.precision import has_float32s_digits
 from fmkit.testing.randomness import Globals, stir
@@ -175,3 +176,40 @@ def _shapes(trial: Trial) -> Measured:
         "t of shape (B, 1)": (t[:, None], x0, x1),
     }
     return refusals((name, lambda c=case: trial.sample(*c)) for name, case in cases.items())  # type: ignore[misc]
+
+
+@LAWS("single", "float32 data gets the point and velocity that float64 data gets, but for rounding", ["times", "rows"])
+def _single(trial: Trial) -> Measured:
+    x0, x1 = (x.float() for x in trial.points(64))
+    t = trial.times(64)
+    point = trial.sample(t, x0, x1)
+    want = _in_double(trial, t, x0.double(), x1.double(), point)
+    scale = _norms((x1 - x0).double())
+    worst, where = 0.0, ""
+    for name, expected in want.items():
+        error = _norms(getattr(point, name).double() - expected)
+        error = error / (_norms(expected) + scale).clamp_min(1e-9)
+        row = int(error.nan_to_num(math.inf).argmax())
+        if not error[row].item() <= worst:
+            worst, where = error[row].item(), f"of the {name} in row {row}, t = {t[row].item():.6g}"
+    return Measured(worst, 1e-3, "relative difference", where)
+
+
+def _in_double(trial: Trial, t: Tensor, x0: Tensor, x1: Tensor, point: PathSample) -> dict[str, Tensor]:
+    """Point and velocity in float64; the noise of a draw is another in another precision, so it is put in by hand."""
+    if point.z is None:
+        double = trial.sample(t, x0, x1)
+        known = {"x": double.x, "velocity": double.velocity}
+        return {name: value for name, value in known.items() if value is not None}
+    if not isinstance(trial.path, AffinePath):
+        raise NotChecked("its noise is another in another precision")
+    rows = {"x": trial.path.coefficients(t), "velocity": trial.path.rates(t)}
+    latents = (x1, x0, point.z.double())
+    return {
+        name: sum((widen(c, v) * v for c, v in zip(row, latents, strict=True) if c is not None), torch.zeros_like(x1))
+        for name, row in rows.items()
+    }
+
+
+def _norms(x: Tensor) -> Tensor:
+    return x.reshape(len(x), -1).norm(dim=1)
