@@ -1,6 +1,7 @@
 """Parts remember how they were made, once and only, and are torch modules in every other way."""
 
 import copy
+import inspect
 import io
 import pickle
 
@@ -73,3 +74,10 @@ def test_parameters_of_evaluates_annotations():
     assert list(parameters)[:3] == ["a", "b", "c"]
     assert parameters["a"].annotation is int
     assert parameters["b"].default == 2.0
+
+
+def test_a_parts_signature_is_its_constructors():
+    """Editors and `help` ask for it."""
+    shown, own = inspect.signature(Heun), inspect.signature(Heun.__init__)
+    assert list(shown.parameters) == list(own.parameters)[1:] == ["steps", "grid"]
+    assert inspect.signature(CondOT).parameters.keys() == parameters_of(CondOT).keys()

@@ -1,6 +1,7 @@
 """Transforms own their log-determinant: against automatic differentiation."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -124,3 +125,45 @@ class TestStandardise:
     def test_statistics_are_taken_in_float64(self):
         x = 1e4 + torch.arange(4.0)[:, None]
         assert Affine.standardise(x).scale.item() == pytest.approx(math.sqrt(1.25), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("own", "event"), [((), (3,)), ((1,), (3,)), ((3,), (3,)), ((3,), (2, 3)), ((2, 1), (2, 3)), ((3, 1, 1), (3, 4, 5))]
+)
+def test_a_shift_broadcasts_to_events(own, event):
+    shift = torch.rand(own, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x = torch.ones(4, *event, dtype=torch.float64)
+    assert torch.equal(Affine(shift)(x), x - shift)
+
+
+@pytest.mark.parametrize(
+    ("own", "event"),
+    [((2,), (3,)), ((3,), (3, 4)), ((4, 5), (3, 5)), ((5, 4), (5, 3)), ((1, 3), (3,)), ((2,), (3, 1)), ((3,), ())],
+)
+def test_events_that_a_shift_would_change_in_shape_are_refused(own, event):
+    x = torch.ones(4, *event)
+    for transform in (Affine(torch.zeros(own)), Affine(0.0, torch.ones(own))):
+        message = f"has events of shape {event}, this transform's are {own}"
+        for name, apply in (("x", transform.forward), ("y", transform.inverse), ("x", transform.log_det)):
+            with pytest.raises(ArgumentError, match=f"^{re.escape(f'{name} {message}')}"):
+                apply(x)
+
+
+def test_what_is_no_points_is_refused_by_name():
+    for name, apply in (("x", Affine().forward), ("y", Affine().inverse), ("x", Affine.standardise)):
+        with pytest.raises(ArgumentError, match=f"^{name} is a list"):
+            apply([[1.0]])
+        with pytest.raises(ArgumentError, match=f"^{name} has 1 non-finite"):
+            apply(torch.tensor([[1.0], [math.nan]]))
+    for x, message in ((torch.zeros(0, 2), "^x has shape"), (torch.zeros(3), r"^x has shape \(3,\), expected \(N, ")):
+        with pytest.raises(ArgumentError, match=message):
+            Affine.standardise(x)
+
+
+def test_the_floor_is_a_share():
+    x = torch.tensor([[0.0, 0.0], [2.0, 0.2]])
+    assert Affine.standardise(x, 0.0).scale.tolist() == pytest.approx([1.0, 0.1])
+    assert Affine.standardise(x, 1.0).scale.tolist() == [1.0, 1.0]
+    for floor in (-0.1, 1.5, math.nan, "1"):
+        with pytest.raises(ArgumentError, match="^floor is "):
+            Affine.standardise(x, floor)

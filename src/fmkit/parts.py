@@ -38,6 +38,12 @@ class PartType(abc.ABCMeta):
         _hold(cls, part.arguments)
         return part
 
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """The constructor's, for `help` and editors, which would take that of `__call__` above."""
+        signature = inspect.signature(cls.__init__)  # type: ignore[misc]
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
+
 
 class Part(torch.nn.Module, metaclass=PartType):
     """A configurable piece of fmkit.
