@@ -8,6 +8,7 @@ import torch
 from scipy import integrate, stats
 
 from fmkit.data import Checkerboard, EightGaussians, GaussianMixture, Moons, Rings, SCurve
+from fmkit.errors import ArgumentError
 from fmkit.oracle import Boxes
 from fmkit.oracle.law import Row
 from fmkit.oracle.posterior import view_row
@@ -140,3 +141,18 @@ def test_where_the_data_leaves_no_trace_a_box_is_uniform():
     assert given.mean(data).item() == pytest.approx(3.0)
     assert given.variance_of(data).item() == pytest.approx(4 / 12 + 4)
     assert given.responsibilities[0].tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("toy", [Rings(), Moons(), EightGaussians()], ids=repr)
+def test_a_component_that_is_none_is_refused(toy):
+    for wrong in (-1, toy.components, 0.5, True):
+        with pytest.raises(ArgumentError, match="^component is "):
+            toy.law(wrong)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [([[0.0]], [[0.0]]), ([[0.0]], [[1.0, 2.0]]), ([0.0], [1.0]), ([[math.nan]], [[1.0]]), ("a", "b")]
+)
+def test_boxes_without_an_inside_are_refused(low, high):
+    with pytest.raises(ArgumentError):
+        Boxes(low, high)

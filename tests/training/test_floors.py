@@ -21,7 +21,7 @@ from fmkit.data import (
     Stratum,
     Tabular,
 )
-from fmkit.errors import CombinationError
+from fmkit.errors import ArgumentError, CombinationError
 from fmkit.evaluation import above_floor
 from fmkit.objectives import DataPrediction, LogitNormal, Regression, ScoreMatching, VelocityMatching
 from fmkit.oracle import Boxes, Mixture, MixtureOracle
@@ -195,6 +195,32 @@ STANDARD, UNIT_SQUARE = Stratum(1.0, Mixture([[0.0, 0.0]])), Stratum(1.0, Boxes(
 def test_an_unknown_floor_is_refused_with_the_reason(said, change):
     with pytest.raises(CombinationError, match=said):
         least(**{"data": Data(X), **change})
+
+
+def test_a_density_of_other_events_is_refused():
+    with pytest.raises(ArgumentError, match=r"have events of shapes \[\(1,\), \(2,\)\]"):
+        least(Data(X, density=[Stratum(1.0, Mixture([[0.0]]))]))
+    with pytest.raises(ArgumentError, match="^share is 2.0"):
+        Stratum(2.0, Mixture([[0.0, 0.0]]))
+    with pytest.raises(ArgumentError, match="^network is 3"):
+        least(Data(X)).excess(3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("objective", "velocity"),
+        ("solver", "dopri5"),
+        ("settings", {"steps": 3}),
+        ("callbacks", [3]),
+        ("coupling", "ot"),
+    ],
+)
+def test_a_trainer_of_what_are_no_parts_is_refused(name, value):
+    with pytest.raises(ArgumentError, match=f"^{name} is "):
+        fmkit.Trainer(CondOT(), fmkit.fields.MLP(2, width=8), **{name: value})
+    with pytest.raises(ArgumentError, match="^initial is 3"):
+        trainer().fit(X, initial=3)
 
 
 # -- training ---------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fmkit.arguments import check_instance, check_number
 from fmkit.errors import ArgumentError
 from fmkit.oracle import Law
 from fmkit.parts import Part
@@ -28,11 +29,19 @@ class Stratum:
         share: of all samples, in (0, 1].
         law: of its samples.
         cond: the condition; None where there is none, or where it was dropped.
+
+    Raises:
+        ArgumentError: for another share, or what is no law.
     """
 
     share: float
     law: Law
     cond: Any = None
+
+    def __post_init__(self) -> None:
+        check_instance("law", self.law, Law)
+        if not 0 < check_number("share", self.share) <= 1:
+            raise ArgumentError(f"share is {self.share}, expected one in (0, 1]")
 
 
 @dataclass

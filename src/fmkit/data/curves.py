@@ -15,7 +15,7 @@ import torch
 from scipy.special import roots_legendre
 from torch import Tensor
 
-from fmkit.data.toy import Toy, at_least_zero, normal, numbers, points, positive, uniform
+from fmkit.data.toy import Toy, at_least_zero, chosen, normal, numbers, points, positive, uniform
 from fmkit.errors import ArgumentError
 from fmkit.oracle import Mixture
 
@@ -71,9 +71,8 @@ class Rings(Toy):
         return (torch.logsumexp(terms, 1) - constant).to(x.dtype)
 
     def law(self, component: int | None = None) -> Mixture | None:
-        radii = self.radii if component is None else self.radii[component : component + 1]
         circles = []
-        for radius in radii.tolist():
+        for radius in self.radii[chosen(component, self.components)].tolist():
             angle, weights = _around(2 * math.pi * radius / self.std)
             circles.append((radius * _circle(2 * math.pi * angle), weights))
         return _blurred(circles, self.std)
@@ -118,7 +117,7 @@ class Moons(Toy):
 
     def law(self, component: int | None = None) -> Mixture | None:
         angle, weights = _along(math.pi / max(self.noise, NARROWEST))
-        arcs = [_arc(torch.tensor(k), math.pi * angle) for k in ((0, 1) if component is None else (component,))]
+        arcs = [_arc(torch.tensor(k), math.pi * angle) for k in [0, 1][chosen(component, 2)]]
         return _blurred([(self.scale * arc + self.shift, weights) for arc in arcs], self.scale * self.noise)
 
 

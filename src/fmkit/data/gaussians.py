@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fmkit.data.toy import Toy, normal, numbers, points, positive
+from fmkit.data.toy import Toy, chosen, normal, numbers, points, positive
 from fmkit.errors import ArgumentError
 from fmkit.oracle import Mixture
 
@@ -76,7 +76,7 @@ class GaussianMixture(Toy):
         return self.log_weights.exp().tolist()
 
     def law(self, component: int | None = None) -> Mixture:
-        k = slice(None) if component is None else slice(component, component + 1)
+        k = chosen(component, self.components)
         means, weights = self.means[k], self.log_weights[k].exp()
         if self.scales is not None:
             return Mixture(means, weights, std=self.scales[k])

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fmkit.arguments import check_count
+from fmkit.arguments import check_count, check_instance
 from fmkit.data.base import Data, DataSet, Split, Stratum
 from fmkit.errors import ArgumentError, CombinationError
 from fmkit.oracle import Law
@@ -57,6 +57,7 @@ class Toy(DataSet):
         Raises:
             ArgumentError: if n is below 1.
         """
+        check_instance("generator", generator, torch.Generator)
         return self.draw(check_count("n", n), generator)[0]
 
     @property
@@ -69,6 +70,7 @@ class Toy(DataSet):
         return None
 
     def load(self, seed: int = 0) -> Split:
+        check_count("seed", seed, least=0)
         train, train_label = self.draw(self.n_train, stream(seed, "toy-train"))
         test, test_label = self.draw(self.n_test, stream(seed, "toy-test"))
         if not self.labels:
@@ -92,10 +94,19 @@ def normal(shape: Sequence[int], generator: torch.Generator) -> Tensor:
     return torch.randn(tuple(shape), generator=generator, dtype=torch.float64, device=generator.device)
 
 
+def chosen(component: int | None, n: int) -> slice:
+    """Where one of n components is, or all of them if it is None."""
+    if component is None:
+        return slice(None)
+    if check_count("component", component, least=0) >= n:
+        raise ArgumentError(f"component is {component}, expected one below {n}")
+    return slice(component, component + 1)
+
+
 def points(x: Tensor, dim: int) -> Tensor:
     if check_data(x).ndim != 2 or x.shape[1] != dim:
         raise ArgumentError(f"x has shape {tuple(x.shape)}, expected (B, {dim})")
-    return x.double()
+    return check_finite(x, "x").double()
 
 
 def numbers(name: str, value: Tensor | Sequence | float) -> Tensor:

@@ -21,6 +21,7 @@ import torch
 from scipy.special import roots_legendre
 from torch import Tensor
 
+from fmkit.errors import ArgumentError
 from fmkit.oracle.law import Law, Row
 from fmkit.oracle.mixture import numbers
 from fmkit.oracle.posterior import noise_variance
@@ -37,6 +38,9 @@ class Boxes(Law):
         low: `(K, D)`, the boxes' lower corners.
         high: `(K, D)`, the upper ones.
 
+    Raises:
+        ArgumentError: if they are no such arrays, or a box has no inside.
+
     Attributes:
         low, high: the corners, float64.
     """
@@ -48,6 +52,11 @@ class Boxes(Law):
         super().__init__()
         self.register_buffer("low", numbers("low", low), persistent=False)
         self.register_buffer("high", numbers("high", high), persistent=False)
+        if self.low.ndim != 2 or self.low.numel() == 0 or self.high.shape != self.low.shape:
+            shapes = f"{tuple(self.low.shape)} and {tuple(self.high.shape)}"
+            raise ArgumentError(f"low and high have shapes {shapes}, expected (K, D) both")
+        if not bool((self.low < self.high).all()):
+            raise ArgumentError("a box has its upper corner not above its lower one in every coordinate")
         self.event_shape = tuple(self.low.shape[1:])
 
     @property

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fmkit.arguments import check_count, check_generator
+from fmkit.arguments import check_count, check_generator, check_instance
 from fmkit.couplings import Independent
 from fmkit.errors import CombinationError
 from fmkit.fields import as_field, predict
@@ -84,6 +84,7 @@ def loss_excess(
     The network is asked in its own precision, without gradients, in the mode it is in; `cond` is the condition of all
     the law's data, a label or a tensor `(...)`.
     """
+    check_instance("network", network, torch.nn.Module)
     weight = next(network.parameters(), torch.empty(0))
     dtype = weight.dtype if weight.is_floating_point() else torch.float32
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fmkit.couplings import Coupling
 from fmkit.data.base import Data, Stratum, as_tensor
-from fmkit.errors import CombinationError
+from fmkit.errors import ArgumentError, CombinationError
 from fmkit.objectives import Objective
 from fmkit.oracle import Estimate, Mixture, loss_excess, loss_floor
 from fmkit.paths import AffinePath, ProbabilityPath
@@ -87,6 +87,7 @@ def floor_of(
 
     Raises:
         CombinationError: where no floor is known, and why.
+        ArgumentError: if the density's events have not the shape of the samples.
     """
     affine, gaussian = _parts(path, source, coupling)
     if data.x0 is not None:
@@ -96,6 +97,9 @@ def floor_of(
         strata, points, of = _by_heart(data, seed)
     else:
         strata = _in_model_units(data)
+    events = {s.law.event_shape for s in strata} | {tuple(data.x.shape[1:])}
+    if len(events) > 1:
+        raise ArgumentError(f"data and its density have events of shapes {sorted(events)}, expected the same")
     if dropped and strata[0].cond is not None:
         strata = [*(Stratum((1 - dropped) * s.share, s.law, s.cond) for s in strata), _pooled(strata, dropped)]
     for stratum in strata:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fmkit.arguments import checked
 from fmkit.couplings import Coupling, Independent, Paired
 from fmkit.data.base import Data
 from fmkit.errors import ArgumentError, CombinationError, TrainingError
@@ -50,6 +51,7 @@ class Trainer:
         CombinationError: if path, objective, source and coupling have no meaning together.
     """
 
+    @checked
     def __init__(
         self,
         path: ProbabilityPath,
@@ -69,6 +71,7 @@ class Trainer:
         self.callbacks = [Progress()] if callbacks is None else list(callbacks)
         self._check(source or Gaussian(), coupling or Independent())
 
+    @checked
     def fit(
         self,
         data: Any,
