@@ -51,3 +51,19 @@ def test_the_network_is_asked_in_its_own_precision(dtype, seeded):
 
     loss_excess(Look(), Mixture([[0.0]]), CondOT(), Gaussian(), VelocityMatching(), 20, seeded(0))
     assert seen == {(dtype, dtype, False, False)}
+
+
+def test_the_oracles_own_methods_ask_with_its_source_and_the_generator(seeded):
+    source, x = Gaussian(2.0, 0.3), torch.tensor([[-1.0], [1.0]])
+    oracle = MixtureOracle.empirical(CondOT(), x, source)
+    given = MixtureOracle(CondOT(), x, std=0.0, source=source)
+    at = torch.tensor([[0.4], [2.0]])
+    assert torch.equal(oracle.velocity(0.3, at), given.velocity(0.3, at))
+    network = torch.nn.Linear(1, 1)
+
+    class Of(torch.nn.Module):
+        def forward(self, t, x):
+            return network(x)
+
+    runs = [oracle.loss_excess(VelocityMatching(), Of(), 50, seeded(i)) for i in (1, 1, 2)]
+    assert runs[0] == runs[1] != runs[2]
