@@ -7,8 +7,8 @@ One module at a time, over the fast tests of that module alone. Two tools share 
 functions and forks for each mutant, about ten a second, but leaves alone what runs at import or under a decorator
 ((tableaux, class attributes, constants, properties); there cosmic-ray mutates, with a process for each mutant. Messages
 of errors are left out. What is answered already is kept under build/mutation, so a run that was interrupted goes on
-where it was. A module is run afresh when it has changed; when only its tests have, what they killed counts as killed
-still, and survivors are tried again.
+where it was. Of a module that has changed, mutmut takes the functions afresh that have, and all other mutants are tried
+again; when only tests have changed, what they killed counts as killed still, and survivors are tried again.
 
 The record is RESULTS.md beside this file. Reasons for survivors are written into it by hand, and a later run keeps them
 wherever the same line survives the same change. Exits with 1 if a survivor has no reason.
@@ -147,8 +147,10 @@ def run(module: str, jobs: int, fresh: bool) -> list[Mutant]:
     folder, source = BUILD / module.replace("/", "."), ROOT / "src" / "fmkit" / f"{module}.py"
     tests = [f"tests/{path}" for path in MODULES[module].split()]
     first, kept = folder / "first.json", folder / "source.py"
-    if fresh or not kept.exists() or kept.read_text() != source.read_text():
+    if fresh:
         shutil.rmtree(folder, ignore_errors=True)
+    elif kept.exists() and kept.read_text() != source.read_text():
+        first.unlink(missing_ok=True)
     for name in ("src", "tests"):
         shutil.rmtree(folder / name, ignore_errors=True)
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "mutation"))
@@ -173,7 +175,8 @@ def tried(mutant: Mutant, module: str, folder: Path, tests: list[str]) -> Mutant
     digest = hashlib.sha256(b"\0".join(f.read_bytes() for f in [folder / "tests" / "conftest.py", *files])).hexdigest()
     noted, source = folder / "tried.json", folder / "src" / "fmkit" / f"{module}.py"
     answers = json.loads(noted.read_text()) if noted.exists() else {}
-    status, by = answers.get(mutant.name, ("untried", ""))
+    key = hashlib.sha256(mutant.code.encode()).hexdigest()
+    status, by = answers.get(key, ("untried", ""))
     if status in ("untried", "survived") and by != digest:
         plain = source.read_text()
         try:
@@ -186,7 +189,7 @@ def tried(mutant: Mutant, module: str, folder: Path, tests: list[str]) -> Mutant
             child.kill()
         finally:
             source.write_text(plain)
-        answers[mutant.name] = (status, digest)
+        answers[key] = (status, digest)
         noted.write_text(json.dumps(answers))
     return mutant._replace(status=status)
 
@@ -291,11 +294,18 @@ def record(module: str, counts: collections.Counter[str], alive: list[Mutant]) -
         rows.append(f"| {m.line} | {change} | {reason} |")
     figures = counts.total(), counts["killed"], counts["timeout"], len(alive) - counts["timeout"]
     today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
-    head = "\n{}: {} mutants, {} killed, {} timed out, {} survived.\n".format(today, *figures)
+    head = "\n{}, source {}: {} mutants, {} killed, {} timed out, {} survived.\n".format(
+        today, _digest(module), *figures
+    )
     table = ["", "| line | change | reason |", "|---|---|---|", *rows, ""] if rows else [""]
     sections[module] = head + "\n".join(table) + "\n"
     RECORD.write_text(_head(sections) + "".join(f"## {m}\n{sections[m]}" for m in MODULES if m in sections))
     return missing
+
+
+def _digest(module: str) -> str:
+    """Which source a run was of."""
+    return hashlib.sha256((ROOT / "src" / "fmkit" / f"{module}.py").read_bytes()).hexdigest()[:8]
 
 
 def _code(text: str) -> str:
@@ -311,7 +321,8 @@ def _head(sections: dict[str, str]) -> str:
         if counted:
             figures = [int(figure) for figure in counted.groups()]
             sums = [a + b for a, b in zip(sums, figures, strict=True)]
-            rows.append(_row(f"`{module}`", figures))
+            changed = "" if f"source {_digest(module)}:" in sections[module] else " (changed since)"
+            rows.append(_row(f"`{module}`{changed}", figures))
     lines = [
         "# Mutation testing",
         "",
