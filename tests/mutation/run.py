@@ -328,7 +328,8 @@ def _head(sections: dict[str, str]) -> str:
         "",
         "Written by `python tests/mutation/run.py`, which says what it does; the reasons are written by hand. A mutant",
         "that makes a program endless ends in a timeout, which counts as killed; all timeouts are listed all the same.",
-        f"Python {sys.version.split()[0]}, {versions}.",
+        "A survivor marked open is one that a test should tell and none does yet."
+        f" Python {sys.version.split()[0]}, {versions}.",
         "",
         "| module | mutants | killed | timeouts | survived | score |",
         "|---|---|---|---|---|---|",
