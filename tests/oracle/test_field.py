@@ -293,6 +293,15 @@ def test_the_flow_map_of_one_gaussian_solves_the_ode(path, full, seeded):
     torch.testing.assert_close(oracle.flow_map(oracle.flow_map(x, low, 0.5), 0.5, high), whole, rtol=1e-9, atol=1e-9)
 
 
+def test_the_flow_map_turns_back_to_the_coordinates_of_the_points(seeded):
+    """In three dimensions: in two the eigenvectors may be a reflection, which is its own transpose."""
+    covariance = torch.tensor([[0.9, 0.4, -0.1], [0.4, 0.5, 0.2], [-0.1, 0.2, 0.7]], dtype=torch.float64)
+    oracle = MixtureOracle(CondOT(), [[0.3, -0.5, 0.8]], covariances=covariance[None])
+    x = torch.randn(5, 3, generator=seeded(0), dtype=torch.float64)
+    solved = DOP853(rtol=1e-11, atol=1e-12).solve(lambda t, y: oracle(t, y), x, (0.1, 0.9)).final
+    torch.testing.assert_close(oracle.flow_map(x, 0.1, 0.9), solved, rtol=1e-8, atol=1e-8)
+
+
 @pytest.mark.parametrize("path", [CondOT(), ICFM(0.1), Cosine()], ids=["condot", "icfm", "cosine"])
 @pytest.mark.parametrize("kind", ["full", "round"])
 def test_a_flow_along_an_oracle_has_its_log_density(kind, path, seeded):
@@ -466,11 +475,13 @@ def test_the_excess_asks_the_network_with_the_condition(seeded):
     assert values[1] < min(values[0], values[2])
 
 
-def test_the_floor_repeats_with_its_generator(seeded):
-    oracle = of_kind("full", CondOT())
-    first, second = (oracle.loss_floor(DataPrediction(), 50, seeded(5)) for _ in range(2))
+@pytest.mark.parametrize(("path", "objective"), [(CondOT(), DataPrediction()), (ICFM(0.5), VelocityMatching())])
+def test_the_floor_repeats_with_its_generator(path, objective, seeded):
+    """The path's own noise as well."""
+    oracle = of_kind("full", path)
+    first, second = (oracle.loss_floor(objective, 50, seeded(5)) for _ in range(2))
     assert first == second
-    assert first != oracle.loss_floor(DataPrediction(), 50, seeded(6))
+    assert first != oracle.loss_floor(objective, 50, seeded(6))
 
 
 # -- shapes, precision, ends ------------------------------------------------------------------------------------------
