@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fmkit.errors import CombinationError
-from fmkit.fields import PredictionField
+from fmkit.fields import network_of
 from fmkit.metrics import Frechet, SlicedWasserstein, bits_per_dim, nll
 from fmkit.randomness import stream
 
@@ -113,7 +113,7 @@ def above_floor(flow: Flow, trainer: Trainer, data: Data) -> dict[str, Any]:
         floor = trainer.loss_floor(data)
     except CombinationError as error:
         return {"loss_floor": None, "loss_floor_refused": str(error)}
-    excess = floor.excess(flow.field.network if isinstance(flow.field, PredictionField) else flow.field)
+    excess = floor.excess(network_of(flow.field))
     return {
         "loss_floor": floor.value,
         "loss_floor_standard_error": floor.standard_error,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -143,6 +144,19 @@ def check_shape(shape: Sequence[int]) -> tuple[int, ...]:
     if not isinstance(shape, Sequence) or isinstance(shape, str) or len(shape) == 0:
         raise ArgumentError(f"shape is {shown(shape)}, expected (B, *event)")
     return tuple(check_count("a length of the shape", n) for n in shape)
+
+
+def numbers(name: str, value: Any) -> Tensor:
+    """A tensor of float64, of its own; an ArgumentError for what is no array of finite numbers."""
+    try:
+        given = torch.as_tensor(value)
+        if given.is_complex() or given.dtype == torch.bool or given.device.type == "meta":
+            raise TypeError(f"it holds {given.dtype} on {given.device}")
+        tensor = torch.as_tensor(value, dtype=torch.float64).detach().clone()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ArgumentError(f"{name} is no array of numbers: {error}") from None
+    check_finite(tensor.reshape(-1), name)
+    return tensor
 
 
 def sum_event(x: Tensor) -> Tensor:

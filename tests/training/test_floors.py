@@ -146,6 +146,23 @@ def test_points_are_augmented_and_then_transformed():
     assert got.value == pytest.approx(least(Data(2 * (x + 1))).value, rel=1e-6)
 
 
+def test_an_augmentation_may_change_shapes_and_is_given_the_datas_precision():
+    """As cropping does; and a convolution in it has weights of one precision."""
+    seen = []
+
+    def crop(x, generator):
+        seen.append(x.dtype)
+        return x[:, :1]
+
+    got = least(Data(X, augment=crop, density=[STANDARD]))
+    assert got.value == pytest.approx(least(Data(X[:, :1])).value, rel=1e-6)
+    assert seen == [torch.float32]
+
+
+def test_a_dataset_may_come_with_its_density():
+    close(least(Data(TensorDataset(X), density=[STANDARD])), ONE)
+
+
 def test_equal_seeds_give_equal_floors():
     data = Data(X)
     assert least(data, seed=3).value == least(data, seed=3).value

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from fmkit.arguments import check_count
-from fmkit.data.toy import Toy, at_least_zero, normal, numbers, points, positive, uniform
+from fmkit.data.toy import Toy, at_least_zero, normal, points, positive, uniform
 from fmkit.errors import ArgumentError
 from fmkit.oracle import Boxes
+from fmkit.shapes import numbers
 
 
 class Checkerboard(Toy):

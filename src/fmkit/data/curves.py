@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from scipy.special import roots_legendre
 from torch import Tensor
 
-from fmkit.data.toy import Toy, at_least_zero, chosen, normal, numbers, points, positive, uniform
+from fmkit.data.toy import Toy, at_least_zero, chosen, normal, points, positive, uniform
 from fmkit.errors import ArgumentError
 from fmkit.oracle import Mixture
+from fmkit.quadrature import gauss
+from fmkit.shapes import numbers
 
 # Of a curve's length: a narrower blur has no law here.
 NARROWEST = 1e-3
@@ -181,8 +182,7 @@ def _around(length: float) -> tuple[Tensor, Tensor]:
 
 def _along(length: float) -> tuple[Tensor, Tensor]:
     """The same of an open curve, parametrised smoothly: Gauss's rule."""
-    nodes, weights = roots_legendre(math.ceil(2.5 * min(length, 1 / NARROWEST)) + 16)
-    return torch.from_numpy((nodes + 1) / 2), torch.from_numpy(weights / 2)
+    return gauss(math.ceil(2.5 * min(length, 1 / NARROWEST)) + 16)
 
 
 def _blurred(pieces: Sequence[tuple[Tensor, Tensor]], std: float) -> Mixture | None:

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fmkit.data.toy import Toy, chosen, normal, numbers, points, positive
+from fmkit.data.toy import Toy, chosen, normal, points, positive
 from fmkit.errors import ArgumentError
 from fmkit.oracle import Mixture
+from fmkit.shapes import numbers
 
 
 class GaussianMixture(Toy):

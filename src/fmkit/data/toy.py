@@ -16,7 +16,7 @@ from fmkit.data.base import Data, DataSet, Split, Stratum
 from fmkit.errors import ArgumentError, CombinationError
 from fmkit.oracle import Law
 from fmkit.randomness import stream
-from fmkit.shapes import check_data, check_finite
+from fmkit.shapes import check_data, check_finite, numbers
 
 
 class Toy(DataSet):
@@ -107,15 +107,6 @@ def points(x: Tensor, dim: int) -> Tensor:
     if check_data(x).ndim != 2 or x.shape[1] != dim:
         raise ArgumentError(f"x has shape {tuple(x.shape)}, expected (B, {dim})")
     return check_finite(x, "x").double()
-
-
-def numbers(name: str, value: Tensor | Sequence | float) -> Tensor:
-    try:
-        tensor = torch.as_tensor(value, dtype=torch.float64).detach().clone()
-    except (TypeError, ValueError) as error:
-        raise ArgumentError(f"{name} is no array of numbers: {error}") from None
-    check_finite(tensor.reshape(-1), name)
-    return tensor
 
 
 def positive(name: str, value: Tensor | Sequence | float, shape: tuple[int, ...] | None = None) -> Tensor:

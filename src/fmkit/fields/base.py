@@ -132,6 +132,11 @@ def as_field(network: torch.nn.Module) -> VectorField:
     return network if isinstance(network, VectorField) else ModuleField(network)
 
 
+def network_of(field: VectorField) -> VectorField:
+    """What was trained: the network inside a field of its predictions, or the field itself."""
+    return field.network if isinstance(field, PredictionField) else field
+
+
 class PredictionField(VectorField):
     """The velocity that a network's prediction implies on a path.
 

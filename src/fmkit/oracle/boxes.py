@@ -18,13 +18,13 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from scipy.special import roots_legendre
 from torch import Tensor
 
 from fmkit.errors import ArgumentError
 from fmkit.oracle.law import Law, Row
-from fmkit.oracle.mixture import numbers
 from fmkit.oracle.posterior import noise_variance
+from fmkit.quadrature import gauss
+from fmkit.shapes import numbers
 from fmkit.sources import Gaussian
 
 NODES = 48
@@ -77,6 +77,7 @@ class Boxes(Law):
         return BoxPosterior(self, source, at, x)
 
     def standardised(self, shift: Tensor, scale: Tensor) -> Boxes:
+        shift, scale = shift.to(self.low), scale.to(self.low)
         return Boxes((self.low - shift) / scale, (self.high - shift) / scale)
 
 
@@ -99,10 +100,10 @@ class BoxPosterior:
         ends = torch.stack([(-reach - first) / slope, (reach - first) / slope])
         begin = torch.where(flat, 0.0, ends.amin(0).clamp(0, 1))
         end = torch.where(flat, 1.0, ends.amax(0).clamp(0, 1))
-        nodes, weights = (torch.from_numpy(r).to(x) for r in roots_legendre(NODES))
-        f = begin[..., None] + (end - begin)[..., None] * (nodes + 1) / 2  # (B, K, D, NODES)
+        nodes, weights = (r.to(x) for r in gauss(NODES))
+        f = begin[..., None] + (end - begin)[..., None] * nodes  # (B, K, D, NODES)
         z = first[..., None] + width[..., None] * f
-        density = weights / 2 * torch.exp((nearest.square()[..., None] - z.square()) / 2)
+        density = weights * torch.exp((nearest.square()[..., None] - z.square()) / 2)
         mass = density.sum(-1)
         self.log_mass = (mass * (end - begin)).log() - nearest.square() / 2  # of each coordinate
         share = density / mass[..., None]

@@ -85,21 +85,18 @@ def loss_excess(
     the law's data, a label or a tensor `(...)`.
     """
     check_instance("network", network, torch.nn.Module)
+    asked, given_cond = as_field(network), None if cond is None else torch.as_tensor(cond)
     weight = next(network.parameters(), torch.empty(0))
     dtype = weight.dtype if weight.is_floating_point() else torch.float32
 
     @torch.no_grad()
     def above(given: Given, row: Row, t: Tensor, x: Tensor) -> Tensor:
         shaped = x.reshape(-1, *law.event_shape).to(weight.device, dtype)
-        given_cond = None if cond is None else torch.as_tensor(cond, device=weight.device).expand(len(x), *_shape(cond))
-        answer = predict(as_field(network), t.to(weight.device), shaped, given_cond)
+        each = None if given_cond is None else given_cond.to(weight.device).expand(len(x), *given_cond.shape)
+        answer = predict(asked, t.to(weight.device), shaped, each)
         return (answer.to(x).reshape(x.shape) - given.mean(row)).square().sum(1)
 
     return _mean(above, law, path, source, objective, n, generator)
-
-
-def _shape(cond: Any) -> tuple[int, ...]:
-    return tuple(torch.as_tensor(cond).shape)
 
 
 def _mean(
@@ -112,16 +109,15 @@ def _mean(
     generator: torch.Generator | None,
 ) -> Estimate:
     """E w(t) measure/D, of a measure `(B,)` of points `(B, D)` at times `(B,)`, a view's row, and what they say."""
-    check_count("n", n, 2)
+    n = check_count("n", n, 2)
     check_generator(generator)
     cls: Any = type(objective)
     if not isinstance(objective, Regression) or (cls.loss, cls.target) != (Regression.loss, Regression.target):
         raise CombinationError(f"{cls.__name__} is no regression of a view, so its floor is not known")
     objective.check(path, source, Independent())
-    drawn_on = law.device if generator is None else generator.device
+    interval, drawn_on = objective.interval(path), law.device if generator is None else generator.device
     means = []
-    for block in torch.arange(int(n)).tensor_split(min(BLOCKS, int(n))):
-        interval = objective.interval(path)
+    for block in torch.arange(n).tensor_split(min(BLOCKS, n)):
         t = objective.time.sample(len(block), interval, generator=generator, device=law.device, stratified=True)
         x1 = law.sample(len(block), generator)
         x0 = source.sample(x1.shape, generator=generator, dtype=x1.dtype, device=drawn_on).to(x1.device)

@@ -15,7 +15,7 @@ from torch import Tensor
 from fmkit.errors import ArgumentError
 from fmkit.oracle.law import Law, Row
 from fmkit.oracle.posterior import Posterior
-from fmkit.shapes import check_finite
+from fmkit.shapes import numbers
 from fmkit.sources import Gaussian
 
 
@@ -122,19 +122,6 @@ class Mixture(Law):
         if self.axes is not None:
             away = torch.einsum("nij,nj->ni", self.axes[k], away)
         return self.means[k] + away
-
-
-def numbers(name: str, value: Any) -> Tensor:
-    """A tensor of float64, of its own; an ArgumentError for what is no array of finite numbers."""
-    try:
-        given = torch.as_tensor(value)
-        if given.is_complex() or given.dtype == torch.bool or given.device.type == "meta":
-            raise TypeError(f"it holds {given.dtype} on {given.device}")
-        tensor = torch.as_tensor(value, dtype=torch.float64).detach().clone()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ArgumentError(f"{name} is no array of numbers: {error}") from None
-    check_finite(tensor.reshape(-1), name)
-    return tensor
 
 
 def _round(std: Any, n: int) -> Tensor:

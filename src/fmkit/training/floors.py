@@ -97,9 +97,6 @@ def floor_of(
         strata, points, of = _by_heart(data, seed)
     else:
         strata = _in_model_units(data)
-    events = {s.law.event_shape for s in strata} | {tuple(data.x.shape[1:])}
-    if len(events) > 1:
-        raise ArgumentError(f"data and its density have events of shapes {sorted(events)}, expected the same")
     if dropped and strata[0].cond is not None:
         strata = [*(Stratum((1 - dropped) * s.share, s.law, s.cond) for s in strata), _pooled(strata, dropped)]
     for stratum in strata:
@@ -136,6 +133,11 @@ def _over(strata: Sequence[Stratum], estimate: Any, path: Any, source: Any, obje
 
 def _in_model_units(data: Data) -> list[Stratum]:
     assert data.density is not None  # asked by the caller
+    events = {s.law.event_shape for s in data.density}
+    if hasattr(data.x, "shape"):  # of a Dataset it is not known before it is read
+        events.add(tuple(data.x.shape[1:]))
+    if len(events) > 1:
+        raise ArgumentError(f"data and its density have events of shapes {sorted(events)}, expected the same")
     if data.transform is None:
         return list(data.density)
     if not isinstance(data.transform, Affine):
@@ -150,11 +152,13 @@ def _by_heart(data: Data, seed: int) -> tuple[list[Stratum], int, int]:
         raise CombinationError(f"the data is a {type(data.x).__name__}: only the least loss of a tensor is known")
     x = as_tensor(data.x, "data")
     rows = torch.randperm(len(x), generator=stream(seed, "floor-points"))[:POINTS]
-    points = x[rows.to(x.device)].cpu().double()
+    points = x[rows.to(x.device)]
     if data.augment is not None:
-        points = data.augment(points, stream(seed, "floor-augment")).double()
+        points = data.augment(points, stream(seed, "floor-augment", device=x.device))
+    points = points.double()
     if data.transform is not None:
-        points = data.transform(points.to(_device(data.transform))).cpu()
+        points = data.transform(points.to(_device(data.transform)))
+    points = points.cpu()
     groups = list(_by_label(data.cond, rows, len(x)))
     strata = [Stratum(len(at) / len(rows), Mixture(points[at], std=0.0), label) for label, at in groups]
     return strata, len(rows), len(x)

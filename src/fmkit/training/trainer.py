@@ -17,7 +17,7 @@ from fmkit.arguments import checked
 from fmkit.couplings import Coupling, Independent, Paired
 from fmkit.data.base import Data
 from fmkit.errors import ArgumentError, CombinationError, TrainingError
-from fmkit.fields import PredictionField, as_field
+from fmkit.fields import as_field, network_of
 from fmkit.flow import Flow, check_reads
 from fmkit.objectives import Batch, Objective, VelocityMatching
 from fmkit.paths import ProbabilityPath
@@ -239,9 +239,8 @@ class Trainer:
         return held_out, batches_of(held_out, self.settings.batch_size, self.settings.seed, device)
 
     def _begin_with(self, data: Data, initial: Flow) -> Data:
-        trained = initial.field.network if isinstance(initial.field, PredictionField) else initial.field
         try:
-            as_field(self.field).load_state_dict(as_field(trained).state_dict())
+            as_field(self.field).load_state_dict(network_of(initial.field).state_dict())
         except RuntimeError as error:
             raise ArgumentError(f"the flow's network does not fit this trainer's field: {error}") from error
         return dataclasses.replace(data, transform=data.transform or initial.transform)
