@@ -103,8 +103,9 @@ def curves(metrics: str | Path, path: str | Path) -> None:
     left, right = made.subplots(1, 2, width_ratios=(2, 1))
     _line(left, records, "loss", INK)
     _line(left, records, "validation_loss", ACCENT)
-    for least in [record["loss_floor"] for record in records if "loss_floor" in record]:
-        left.axhline(least, color=INK, linewidth=1, linestyle=":", label="least possible")
+    for record in (r for r in records if "loss_floor" in r):
+        label = "learnt by heart" if "loss_floor_points" in record else "least possible"
+        left.axhline(record["loss_floor"], color=INK, linewidth=1, linestyle=":", label=label)
     left.set(xlabel="step", ylabel="loss", title="Loss")
     if left.get_legend_handles_labels()[0]:
         left.legend(frameon=False)

@@ -314,6 +314,22 @@ def test_the_progress_line_says_it():
     assert all(" above the least possible" in line and line.startswith("loss ") for line in seen[1:])
 
 
+def test_what_is_learnt_by_heart_is_not_called_the_least_possible(tmp_path):
+    """On a first run and on a resumed one."""
+    seen = []
+
+    class Look(Callback):
+        def on_log(self, run, record):
+            seen.append(progress._loss)
+
+    for steps in (3, 6):
+        progress = Progress()
+        trainer(callbacks=[progress, Look()], steps=steps).fit(X, folder=tmp_path, resume=steps > 3)
+    assert lines_of(tmp_path)[0]["loss_floor_points"] == len(X)
+    assert [line.endswith(" above learning the samples by heart") for line in seen] == [False, True, False, True]
+    assert [r["step"] for r in lines_of(tmp_path)] == [0, 3, 6]
+
+
 # -- evaluation -------------------------------------------------------------------------------------------------------
 
 

@@ -46,7 +46,8 @@ class Progress(Callback):
         self._bar: Any = None
 
     def on_start(self, run: Run) -> None:
-        self._loss, self._last, self._began = "", time.monotonic(), time.monotonic()
+        self._loss, self._above = "", "above the least possible"
+        self._last = self._began = time.monotonic()
         self._first = run.step
         if not sys.stderr.isatty():
             return
@@ -67,10 +68,12 @@ class Progress(Callback):
             print(f"step {run.step}/{run.steps}  {pace:.0f} steps/s  {self._loss}", file=sys.stderr, flush=True)
 
     def on_log(self, run: Run, record: dict[str, Any]) -> None:
+        if "loss_floor_points" in record:
+            self._above = "above learning the samples by heart"
         if "loss" in record:
             self._loss = f"loss {record['loss']:.4f}"
             if "loss_excess" in record:
-                self._loss += f", {record['loss_excess']:.4f} above the least possible"
+                self._loss += f", {record['loss_excess']:.4f} {self._above}"
 
     def on_end(self, run: Run) -> None:
         if self._bar is not None:

@@ -156,10 +156,13 @@ class Trainer:
             floor = floor_of(data, self.path, self.objective, source, coupling, self.settings.seed, dropped)
         except CombinationError:
             return None
-        record = {"step": 0, "loss_floor": floor.value, "loss_floor_standard_error": floor.standard_error}
+        record: dict[str, Any] = {"step": 0, "loss_floor": floor.value}
+        record["loss_floor_standard_error"] = floor.standard_error
+        if floor.points is not None:  # learnt by heart: a lower bound, which is not what to hope for
+            record["loss_floor_points"] = floor.points
         if run.step == 0:
             run.record(record)
-            self._tell("on_log", run, record)
+        self._tell("on_log", run, record)  # also after a resume: a bar says what its excess is over
         return floor.value
 
     def _step(self, run: Run, batch: Batch) -> Tensor:
