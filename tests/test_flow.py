@@ -1,19 +1,22 @@
 """Flows of exact fields against the exact densities; transport, units, gradients, refusals."""
 
+import contextlib
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 
 from fmkit.divergence import ExactDivergence, HutchinsonDivergence
-from fmkit.errors import ArgumentError, CombinationError
-from fmkit.fields import MLP, VectorField
+from fmkit.errors import ArgumentError, CombinationError, SavedFileError
+from fmkit.fields import MLP, PredictionField, VectorField
 from fmkit.flow import Flow
 from fmkit.paths import (
     ICFM,
     CondOT,
     Cosine,
+    GaussianPath,
     LinearVP,
     Polynomial,
     SchrodingerBridge,
@@ -30,10 +33,12 @@ from fmkit.solvers import (
     Fehlberg2,
     Midpoint,
     ShiftedGrid,
+    Solution,
+    Solver,
     TorchdiffeqEuler,
     TorchdiffeqRK4,
 )
-from fmkit.sources import Empirical, Gaussian, Uniform
+from fmkit.sources import Empirical, Gaussian, Source, Uniform
 from fmkit.transforms import Affine
 
 PATHS = {
@@ -518,3 +523,311 @@ def test_likelihoods_of_images_by_either_divergence_agree_within_the_error(size,
     torch.testing.assert_close(
         exact.double(), flow.log_prob(x.double()), rtol=1e-6 if dtype == torch.float32 else 1e-12, atol=0
     )
+
+
+class Centred(Source):
+    """N(c, I), a row's c its condition."""
+
+    def sample(self, shape, *, cond=None, generator=None, dtype=None, device=None):
+        return Gaussian().sample(shape, generator=generator, dtype=dtype, device=device) + cond
+
+    def log_prob(self, x, cond=None):
+        return Gaussian().log_prob(x - cond)
+
+
+STEPS = 60
+FORWARD, BACKWARD = (1 + 0.3 / STEPS) ** STEPS, (1 - 0.3 / STEPS) ** STEPS
+
+
+class TestWhatIsAskedIsDone:
+    """Along dx/dt = w x + c from N(c, I) by Euler's n steps, everything has a closed form.
+
+    With r = (1 + w/n)^n and q = (1 - w/n)^n, x(1) = r x(0) + c (r - 1)/w, backward x(0) = q x(1) - c (1 - q)/w, and the
+    integral of the divergence is w D, or w |z|² by a probe z. The flow's own solver and divergence are others.
+    """
+
+    cond = torch.tensor([[0.5, -1.0], [0.0, 0.3], [2.0, 1.0]], dtype=torch.float64)
+
+    def flow(self, **more):
+        return Flow(Centred(), Scale(), RK4(20), 2, **more)
+
+    def ahead(self, x0):
+        return FORWARD * x0 + self.cond * (FORWARD - 1) / 0.3
+
+    def back(self, x):
+        return BACKWARD * x - self.cond * (1 - BACKWARD) / 0.3
+
+    def x0(self, generator):
+        return torch.randn(3, 2, generator=generator, dtype=torch.float64) + self.cond
+
+    def squares(self, generator, probes=4):
+        """|z|² of each of the probes that a generator draws next."""
+        like = torch.ones(3, 2, dtype=torch.float64)
+        return HutchinsonDivergence(probes, "gaussian").rate(lambda t, y: y, like, generator)(0.0, like)[1]
+
+    def test_by_samples(self, seeded):
+        want = self.ahead(self.x0(seeded(1)))
+        x = self.flow().sample(3, self.cond, solver=Euler(STEPS), generator=seeded(1))
+        torch.testing.assert_close(x, want, rtol=1e-12, atol=0)
+        solution = self.flow().trajectory(3, cond=self.cond, solver=Euler(STEPS), generator=seeded(1))
+        torch.testing.assert_close(solution.final, want, rtol=1e-12, atol=0)
+        assert solution.times == (0.0, 1.0)
+
+    def test_by_transport(self, seeded):
+        x = torch.randn(3, 2, generator=seeded(0), dtype=torch.float64)
+        there = self.flow().transport(x, 0.0, 1.0, self.cond, solver=Euler(STEPS))
+        torch.testing.assert_close(there, self.ahead(x), rtol=1e-12, atol=0)
+        torch.testing.assert_close(
+            self.flow().transport(x, cond=self.cond, solver=Euler(STEPS)), self.back(x), rtol=1e-12, atol=0
+        )
+
+    def test_by_log_densities(self, seeded):
+        x = torch.randn(3, 2, generator=seeded(0), dtype=torch.float64)
+        base = Gaussian().log_prob(self.back(x) - self.cond)
+        how = {"solver": Euler(STEPS), "generator": seeded(3), "divergence": HutchinsonDivergence(4, "gaussian")}
+        torch.testing.assert_close(
+            self.flow().log_prob(x, self.cond, solver=Euler(STEPS)), base - 0.6, rtol=1e-12, atol=0
+        )
+        want = base - 0.3 * self.squares(seeded(3)).mean(1)
+        torch.testing.assert_close(self.flow().log_prob(x, self.cond, **how), want, rtol=1e-12, atol=0)
+        value, error = self.flow().log_prob_with_error(x, self.cond, **how | {"generator": seeded(3)})
+        torch.testing.assert_close(value, want, rtol=1e-12, atol=0)
+        torch.testing.assert_close(error, 0.3 * self.squares(seeded(3)).std(1) / 2, rtol=1e-12, atol=0)
+        own = self.flow(divergence=how["divergence"]).log_prob(x, self.cond, solver=Euler(STEPS), generator=seeded(3))
+        torch.testing.assert_close(own, want, rtol=1e-12, atol=0)
+
+    def test_by_samples_with_their_log_densities(self, seeded):
+        generator = seeded(2)
+        x0 = self.x0(generator)
+        base, squares = Gaussian().log_prob(x0 - self.cond), self.squares(generator)
+        how = {"solver": Euler(STEPS), "divergence": HutchinsonDivergence(4, "gaussian")}
+        x, log_prob = self.flow().sample_with_log_prob(3, self.cond, **how, generator=seeded(2))
+        torch.testing.assert_close(x, self.ahead(x0), rtol=1e-12, atol=0)
+        torch.testing.assert_close(log_prob, base - 0.3 * squares.mean(1), rtol=1e-12, atol=0)
+        x, log_prob = self.flow().sample_with_log_prob(3, self.cond, solver=Euler(STEPS), generator=seeded(2))
+        torch.testing.assert_close(log_prob, base - 0.6, rtol=1e-12, atol=0)
+
+    def test_with_the_generator_that_drives_the_solver(self, schedules, mixtures, exact_field, seeded):
+        """Of an SDE: every draw is the generator's, those of the steps included."""
+        network = exact_field(mixtures[2], schedules["condot"])
+        field = PredictionField(network, CondOT(), interval=(0.0, 0.99), gaussian=True)
+        flow, x = Flow(Gaussian(), field, event_shape=2), torch.zeros(5, 2, dtype=torch.float64)
+        how = {"solver": EulerMaruyama(3)}
+        for call in (
+            lambda g: flow.sample(5, **how, generator=g),
+            lambda g: flow.transport(x, 0.0, 1.0, **how, generator=g),
+            lambda g: flow.trajectory(5, **how, generator=g).final,
+        ):
+            first, again, other = (call(seeded(s)) for s in (1, 1, 2))
+            assert torch.equal(first, again)
+            assert not torch.isclose(first, other).any()
+
+
+class TestGradientsByTheAdjoint:
+    """By a solver through whose steps no gradient passes: x(1) = e^w x(0) + c (e^w - 1)/w."""
+
+    solver = DOP853(1e-9, 1e-9)
+
+    def test_of_samples(self, seeded):
+        flow, cond = Flow(Gaussian(), Scale(), event_shape=1), torch.full((3, 1), 0.7, dtype=torch.float64)
+        cond.requires_grad_()
+        x = flow.sample(3, cond, solver=self.solver, generator=seeded(0), differentiable="adjoint")
+        dw, dc = torch.autograd.grad(x.sum(), (flow.field.w, cond))
+        w, x0 = 0.3, (x.detach() - cond.detach() * (math.exp(0.3) - 1) / 0.3) / math.exp(0.3)
+        by_w = math.exp(w) * x0 + cond.detach() * (math.exp(w) / w - (math.exp(w) - 1) / w**2)
+        assert dw.item() == pytest.approx(by_w.sum().item(), rel=1e-6)
+        torch.testing.assert_close(dc, torch.full_like(dc, (math.exp(w) - 1) / w), rtol=1e-6, atol=0)
+        flow.field.w.requires_grad_(False)  # frozen weights are no obstacle to the rest
+        x = flow.sample(3, cond, solver=self.solver, generator=seeded(0), differentiable="adjoint")
+        torch.testing.assert_close(torch.autograd.grad(x.sum(), cond)[0], dc)
+
+    def test_of_points_carried_along(self, seeded):
+        flow = Flow(Gaussian(), Scale(), self.solver, 1, Affine(1.0, 2.0))
+        x = torch.randn(3, 1, generator=seeded(0), dtype=torch.float64).requires_grad_()
+        y = flow.transport(x, differentiable="adjoint")
+        dw, dx = torch.autograd.grad(y.sum(), (flow.field.w, x))
+        assert dw.item() == pytest.approx(-y.sum().item(), rel=1e-6)
+        torch.testing.assert_close(dx, torch.full_like(dx, math.exp(-0.3) / 2), rtol=1e-6, atol=0)
+
+    def test_of_log_densities(self, seeded):
+        """log p(x) = log N(e^-w x) - D w."""
+        flow = Flow(Gaussian(), Scale(), self.solver, 2)
+        x = torch.randn(4, 2, generator=seeded(0), dtype=torch.float64).requires_grad_()
+        dw, dx = torch.autograd.grad(flow.log_prob(x, differentiable="adjoint").sum(), (flow.field.w, x))
+        assert dw.item() == pytest.approx((x.detach().square() * math.exp(-0.6)).sum().item() - 8, rel=1e-6)
+        torch.testing.assert_close(dx, -x.detach() * math.exp(-0.6), rtol=1e-6, atol=0)
+        _, log_prob = flow.sample_with_log_prob(4, generator=seeded(0), differentiable="adjoint")
+        (dw,) = torch.autograd.grad(log_prob.sum(), flow.field.w)
+        assert dw.item() == pytest.approx(-8, rel=1e-6)
+
+
+class TestRescheduled:
+    """Of one Gaussian N(m, c²) the samples are m + c x0 on any path from the unit Gaussian to the data."""
+
+    def flow(self, schedules, new_mixture, exact_field):
+        field = exact_field(new_mixture([1.0], [[1.0, -2.0]], [0.4]), schedules["condot"])
+        units, divergence = Affine(1.0, 2.0), HutchinsonDivergence(3)
+        return Flow(Gaussian(), PredictionField(field, CondOT()), Dopri5(1e-8, 1e-8), 2, units, divergence)
+
+    @pytest.mark.parametrize("path", [Cosine(), Polynomial(3.0)], ids=repr)
+    def test_the_samples_are_the_same(self, path, schedules, new_mixture, exact_field, seeded):
+        flow = self.flow(schedules, new_mixture, exact_field)
+        again = flow.rescheduled(path)
+        y = torch.tensor([1.0, -2.0]) + 0.4 * torch.randn(6, 2, generator=seeded(0), dtype=torch.float64)
+        torch.testing.assert_close(flow.sample(6, generator=seeded(0)), 1 + 2 * y, rtol=0, atol=1e-6)
+        torch.testing.assert_close(again.sample(6, generator=seeded(0)), 1 + 2 * y, rtol=0, atol=1e-6)
+        want = -0.5 * ((y - torch.tensor([1.0, -2.0])) / 0.4).square().sum(1) - math.log(2 * math.pi * 0.8**2)
+        torch.testing.assert_close(again.log_prob(1 + 2 * y, divergence=ExactDivergence()), want, rtol=0, atol=1e-5)
+
+    def test_all_but_the_way_is_kept(self, schedules, new_mixture, exact_field):
+        flow = self.flow(schedules, new_mixture, exact_field)
+        again = flow.rescheduled(VarianceExploding())
+        assert (again.solver, again.transform, again.divergence) == (flow.solver, flow.transform, flow.divergence)
+        assert again.event_shape == (2,)
+        assert not again.training
+        # VE's noise is 50 times as large, and its data where it begins not yet 0: x = x1 + 50 x0 is CondOT's t = 1/51
+        assert again.start.std == pytest.approx(51.0, rel=1e-9)
+        assert again.interval == (0.0, 1.0)
+
+    def test_refusals(self):
+        class Bent(GaussianPath):
+            def mean(self, t, x1):
+                return t * x1
+
+            def std(self, t, x1):
+                return 1 - 0.9 * t
+
+        for field in (Scale(), PredictionField(Scale(), Bent())):
+            with pytest.raises(CombinationError, match="only a flow trained on an affine path"):
+                Flow(Gaussian(), field, event_shape=2).rescheduled(Cosine())
+
+
+def test_what_a_flow_is_unless_said():
+    flow = Flow(Gaussian(), Scale())
+    assert isinstance(flow.solver, Dopri5)
+    assert (flow.solver.rtol, flow.solver.atol) == (1e-5, 1e-5)
+    assert isinstance(flow.divergence, ExactDivergence)
+    assert (flow.event_shape, flow.transform, flow.interval) == ((), None, (0.0, 1.0))
+
+
+@pytest.mark.parametrize("shape", [3, np.int64(3), [3], (3,), torch.Size([3])], ids=repr)
+def test_a_flows_event_may_be_a_number_or_a_sequence_of_them(shape, seeded):
+    flow = Flow(Gaussian(), Scale(), Euler(1), shape)
+    assert flow.event_shape == (3,)
+    assert flow.sample(np.int64(2), generator=seeded(0)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("shape", [0, -1, True, (2, 0), (2, 1.5)], ids=repr)
+def test_other_events_are_refused(shape):
+    with pytest.raises(ArgumentError, match="event_shape"):
+        Flow(Gaussian(), Scale(), event_shape=shape)
+
+
+class Still(Solver):
+    """Stays where it is: for a device without numbers."""
+
+    def solve(self, f, x0, times, *, generator=None):
+        return Solution(tuple(times), (x0, x0), *torch.zeros(3, len(x0)))
+
+
+def test_a_flow_is_where_its_fields_weights_are_or_its_buffers_in_their_precision(seeded):
+    """The start is drawn where the generator is, and what is given goes where the weights are."""
+    asked = []
+
+    class Watched(Gaussian):
+        def sample(self, shape, **how):
+            asked.append((shape, how["dtype"], torch.device(how["device"]).type))
+            return super().sample(shape, **how)
+
+    bare, buffers, weights = Spread(), Spread(), Scale()
+    buffers.register_buffer("kept", torch.zeros(1, device="meta"))
+    for field, where, dtype in (
+        (bare, "cpu", torch.float32),
+        (buffers, "meta", torch.float32),
+        (weights.to("meta"), "meta", torch.float64),
+    ):
+        flow = Flow(Watched(), field, Still(), 2)
+        assert (flow.device.type, flow.dtype) == (where, dtype)
+        assert flow.sample(3, generator=seeded(0)).device.type == where
+        assert asked.pop() == ((3, 2), dtype, "cpu")
+        assert flow.sample(3).device.type == where
+        assert asked.pop() == ((3, 2), dtype, where)
+        carried = flow.transport(torch.zeros(3, 2, dtype=torch.float64))
+        assert (carried.device.type, carried.dtype) == (where, torch.float64)  # a field without weights takes any
+
+
+def test_the_precision_of_a_field_without_weights_is_the_points_own():
+    flow, x = Flow(Gaussian(), Spread(), RK4(40), 2), torch.ones(3, 2, dtype=torch.float64)
+    assert flow.log_prob(x).dtype == flow.transport(x).dtype == torch.float64
+    assert flow.log_prob(x.float()).dtype == flow.transport(x.float()).dtype == torch.float32
+
+
+def test_the_transform_is_applied_in_the_users_precision():
+    """Digits that single precision does not have: 1e9 + 1 and 1e9 + 2 become 1 and 2."""
+
+    class Still(torch.nn.Linear):
+        def forward(self, t, x):
+            assert x.dtype == self.weight.dtype == torch.float32
+            return torch.zeros_like(x)
+
+    flow = Flow(Gaussian(), Still(1, 1), Euler(1), 1, Affine(1e9, 1.0))
+    x = torch.tensor([[1e9 + 1], [1e9 + 2]], dtype=torch.float64)
+    assert flow.transport(x).tolist() == [[1.0], [2.0]]
+    torch.testing.assert_close(flow.log_prob(x), Gaussian().log_prob(torch.tensor([[1.0], [2.0]])))
+
+
+def test_units_over_an_interval_of_the_fields_own(seeded):
+    """At the end of [0.2, 0.7] points are in the user's units, at its beginning in the model's."""
+    flow, y = Flow(Gaussian(), Brief(), RK4(20), 1, Affine(10.0, 3.0)), torch.randn(4, 1, generator=seeded(0))
+    torch.testing.assert_close(flow.transport(10 + 3 * y), y * math.exp(-0.5))
+    torch.testing.assert_close(flow.transport(10 + 3 * y, 0.7, 0.2), y * math.exp(-0.5))
+    torch.testing.assert_close(flow.transport(y, 0.0, 1.0), 10 + 3 * y * math.exp(0.5))
+    torch.testing.assert_close(flow.transport(y, 0.2, 0.45), y * math.exp(0.25))
+    ends = flow.trajectory(4, generator=seeded(0))
+    torch.testing.assert_close(flow.in_data_units(ends.final), flow.sample(4, generator=seeded(0)))
+    assert torch.equal(Flow(Gaussian(), Brief(), event_shape=1).in_data_units(y), y)
+    with pytest.raises(ArgumentError, match="x has events of shape"):
+        flow.in_data_units(torch.zeros(3, 2))
+
+
+@pytest.mark.parametrize("cond", ["text", [[1.0], [1.0, 2.0]], object()], ids=["text", "ragged", "object"])
+def test_a_condition_of_no_numbers_is_refused(cond):
+    with pytest.raises(ArgumentError, match=r"cond is .*, expected numbers"):
+        Flow(Gaussian(), Scale(), Euler(2), 2).sample(2, cond)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_every_submodule_is_in_its_mode_again_whatever_happens(fails, seeded):
+    """Off during the integration; a frozen part stays frozen, and the rest in training."""
+
+    class Two(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.frozen, self.learning = torch.nn.Dropout(0.5).eval(), torch.nn.Dropout(0.5)
+
+        def forward(self, t, x):
+            assert not any(m.training for m in self.modules())
+            if fails:
+                raise RuntimeError("of the user's network")
+            return self.learning(self.frozen(x))
+
+    network = Two()
+    flow = Flow(Gaussian(), network, Euler(2), 2)
+    with pytest.raises(RuntimeError, match="of the user's network") if fails else contextlib.nullcontext():
+        flow.sample(3, generator=seeded(0))
+    assert (network.training, network.learning.training, network.frozen.training) == (True, True, False)
+
+
+@pytest.mark.parametrize("wrong", ["adjoin", ""])
+def test_another_word_for_gradients_is_refused(wrong):
+    with pytest.raises(ArgumentError, match="expected True, False or 'adjoint'"):
+        Flow(Gaussian(), Scale(), Euler(2), 2).sample(2, differentiable=wrong)
+
+
+def test_a_saved_flow_of_the_users_own_field_is_read_with_it(tmp_path, seeded):
+    flow = Flow(Gaussian(), Spread(), RK4(7), 2)
+    flow.save(tmp_path / "a.flow")
+    again = Flow.load(tmp_path / "a.flow", using=[Spread])
+    assert torch.equal(again.sample(3, generator=seeded(0)), flow.sample(3, generator=seeded(0)))
+    with pytest.raises(SavedFileError):
+        Flow.load(tmp_path / "a.flow")
