@@ -1,11 +1,24 @@
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pytest
 import torch
 
-from fmkit.arguments import check_arguments, check_count, check_number, checked, is_number, shown
+from fmkit.arguments import (
+    check_arguments,
+    check_count,
+    check_device,
+    check_dtype,
+    check_generator,
+    check_instance,
+    check_number,
+    checked,
+    is_number,
+    shown,
+)
 from fmkit.errors import ArgumentError
 from fmkit.fields import MLP, VectorField
 from fmkit.parts import Part
@@ -117,3 +130,122 @@ def test_values_are_shown_in_few_words():
     assert shown(CondOT()) == "a CondOT"
     assert shown(CondOT) == "the class CondOT"
     assert shown(list(range(1000))) == "a list"
+
+
+@pytest.mark.parametrize(
+    ("annotation", "right", "wrong"),
+    [
+        (Iterable[int], [[1], (1,), {1}, iter([1]), (n for n in [1]), np.array([1, 2])], ["1", b"1", {1: 2}, 1]),
+        (Iterable[int], [{"a"}, iter("ab")], [["a"], np.array(["a"])]),  # what can be read but once is not
+        (Sequence[int], [range(3)], [{1}, iter([1]), np.array(1), {1: 2}, b"12"]),
+        (Sequence[Any], [["a", 1]], ["a"]),
+        (tuple[int, str], [(1, "a")], [("a", 1), (1, 2), (1,), (1, "a", "b")]),
+        (tuple[int, ...], [(1, 2)], [(1, "a"), ("a", 1)]),
+        (Mapping[str, int], [{"a": 1}], [[("a", 1)], "a"]),
+        (None, [None], [0, False, "None"]),
+        (Callable, [abs, Part], [3, "abs"]),
+        (Literal[1, "a"], [1, 2, "b"], [None, 1.5]),
+        (int | str, [1, "a"], [1.5, None, True]),
+        (type, [Part], [3]),
+        (inspect.Parameter.empty, [object()], []),
+        (TypeVar("T"), [object()], []),
+        ("int", [1], ["a"]),
+        ("Unknown[int]", [object()], []),
+        ("not python", [object()], []),
+        ("int.nothing", [object()], []),
+        ("3 | 'a'", [object()], []),
+    ],
+)
+def test_what_fits_the_rarer_annotations(annotation, right, wrong):
+    assert [value for value in right if not fits(annotation, value)] == []
+    assert [value for value in wrong if fits(annotation, value)] == []
+
+
+@pytest.mark.parametrize(
+    ("annotation", "said"),
+    [
+        (float, "a number"),
+        (int, "a whole number"),
+        (bool, "True or False"),
+        (str, "text"),
+        (torch.Tensor, "a tensor"),
+        (Solver, "a Solver"),
+        (AffinePath, "an AffinePath"),
+        (float | None, "a number or None"),
+        (int | Sequence[int], "a whole number or a sequence, each a whole number"),
+        (Sequence[int] | Sequence[int] | None, "a sequence, each a whole number or None"),
+        (Sequence[Any] | None, "a sequence or None"),
+        (Sequence[float | str], "a sequence, each a number or text"),
+        (Literal["a", 2], "'a' or 2"),
+        (Callable[[float], float], "a function"),
+        (Mapping[str, int], "a Mapping"),
+        (bool | Literal["adjoint"], "True or False or 'adjoint'"),
+    ],
+)
+def test_what_is_expected_is_said_in_words(annotation, said):
+    def function(value):
+        """Of one argument."""
+
+    function.__annotations__["value"] = annotation
+    with pytest.raises(ArgumentError, match=rf"^value is 1j, expected {re.escape(said)}$"):
+        check_arguments(function, {"value": 1j})
+
+
+def test_every_argument_is_looked_at_and_none_that_is_not_annotated():
+    def function(a: int, b, c: int = 0):
+        """Of three arguments."""
+
+    check_arguments(function, {"a": 1, "b": object(), "c": 2})
+    with pytest.raises(ArgumentError, match="c is 'x'"):
+        check_arguments(function, {"a": 1, "b": object(), "c": "x"})
+
+
+def test_objects_of_torchs_own_kinds():
+    """Each check gives back what it was given, or says what it was and what would be right."""
+    generator, path = torch.Generator(), CondOT()
+    assert check_instance("path", path, ProbabilityPath) is path
+    assert check_generator(generator) is generator
+    assert check_generator(None) is None
+    assert check_dtype(torch.float16) is torch.float16
+    assert check_dtype(None) is None
+    for device in ("cpu", "cuda:1", torch.device("meta"), None):
+        assert check_device(device) is device
+    for check, wrong, said in (
+        (check_generator, 3, r"^generator is 3, expected a torch\.Generator \(or None\)$"),
+        (check_dtype, torch.int64, r"^dtype is torch\.int64, expected a floating-point torch\.dtype$"),
+        (check_dtype, "float32", r"^dtype is 'float32', expected"),
+        (check_device, "gpu", r"^device is 'gpu', expected one of torch's"),
+        (check_device, [], r"^device is \[\], expected one of torch's"),
+    ):
+        with pytest.raises(ArgumentError, match=said):
+            check(wrong)
+    with pytest.raises(ArgumentError, match="^path is a MLP, expected a ProbabilityPath$"):
+        check_instance("path", MLP(2), ProbabilityPath)
+    with pytest.raises(ArgumentError, match="^path is 3, expected an AffinePath$"):
+        check_instance("path", 3, AffinePath)
+
+
+def test_the_bound_of_a_count_is_the_least_that_is_allowed():
+    assert check_count("n", 3, 3) == 3
+    with pytest.raises(ArgumentError, match="^n is 2, expected a whole number of at least 3$"):
+        check_count("n", 2, 3)
+    for wrong in (np.True_, float("nan")):
+        with pytest.raises(ArgumentError, match="expected a whole number"):
+            check_count("n", wrong)
+    assert isinstance(check_count("n", np.int64(3)), int)
+    assert isinstance(check_number("x", 3), float)
+    assert not is_number(np.True_)
+
+
+def test_long_values_are_shown_by_their_type():
+    assert shown("a" * 58) == repr("a" * 58)  # 60 letters with the quotes
+    assert shown("a" * 59) == "a str"
+
+    class Lines:
+        def __repr__(self):
+            return "one\ntwo"
+
+    assert shown(Lines()) == "a Lines"
+    assert shown(np.zeros((30, 30))) == "a ndarray"
+    assert shown(range(10**6, 10**60, 7)) == "a range"
+    assert shown(type("Odd", (Lines,), {})()) == "an Odd"

@@ -66,6 +66,8 @@ MODULES = {
     "solvers/torchdiffeq": "solvers/test_torchdiffeq.py solvers/test_base.py",
     "solvers/scipy": "solvers/test_scipy.py solvers/test_base.py",
     "solvers/sde": "solvers/test_sde.py",
+    "arguments": "test_arguments.py",
+    "quadrature": "test_quadrature.py",
     "shapes": "test_shapes.py paths/test_base.py laws/test_bad_inputs.py",
     "transforms": "test_transforms.py",
     "differentiation": "test_differentiation.py",
@@ -73,10 +75,13 @@ MODULES = {
     "likelihood": "test_likelihood.py",
     "adjoint": "test_adjoint.py",
     "flow": "test_flow.py",
+    "oracle/law": "oracle/test_law.py oracle/test_floor.py",
+    "oracle/boxes": "oracle/test_boxes.py data/test_laws.py",
     "oracle/mixture": "oracle",
     "oracle/posterior": "oracle",
     "oracle/field": "oracle",
     "oracle/floor": "oracle",
+    "training/floors": "training/test_floors.py",
     "metrics/likelihood": "metrics/test_likelihood.py",
 }
 

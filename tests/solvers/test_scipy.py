@@ -138,3 +138,49 @@ def test_a_state_of_three_parts_comes_back_in_its_shapes():
     end = DOP853().solve(lambda t, x: tuple(-part for part in x), x0, (0.0, 1.0)).final
     for part, begin in zip(end, x0, strict=True):
         torch.testing.assert_close(part, begin * math.exp(-1), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("cls", ALL)
+def test_a_solver_that_is_stuck_where_it_began_gives_up_at_once(cls):
+    """The pole of x' = x² from 1e12 is at t = 1e-12: nothing moves, and one round of patience tells."""
+    asked = []
+    with pytest.raises(SolverError, match=rf"{cls.__name__} "):
+        cls().solve(lambda t, x: (asked.append(t), x**2)[1], torch.full((1, 1), 1e12, dtype=torch.float64), (0.0, 1.0))
+    assert len(asked) < 3000
+
+
+@pytest.mark.parametrize("length", [1e-6, 1e3])
+def test_what_counts_as_a_standstill_is_in_proportion_to_the_interval(length):
+    """An oscillation of 60 periods is none, fast or slow, near t = 0 or far from it."""
+    k = 120 * math.pi / length
+    x0 = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    turn = torch.tensor([[0.0, k], [-k, 0.0]], dtype=torch.float64)
+    solution = DOP853(1e-9, 1e-9).solve(lambda t, x: x @ turn, x0, (500.0, 500.0 + length))
+    assert solution.nfe[0] > 2 * (2000 + 10 * 2)
+    torch.testing.assert_close(solution.final, x0, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("cls", ALL)
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_field_is_asked_for_gradients_once_to_see_whether_it_has_any(cls, wanted):
+    """And never where none are wanted: the graph of a thousand evaluations would fill the memory."""
+    seen = []
+    with torch.set_grad_enabled(wanted):
+        cls().solve(lambda t, x: (seen.append(torch.is_grad_enabled()), -x)[1], torch.ones(1, 1), (0.0, 1.0))
+    assert seen[0] == wanted
+    assert not any(seen[1:])
+
+
+@pytest.mark.parametrize("cls", ALL)
+def test_a_state_in_16_bits_is_advanced_in_double_precision(cls):
+    """x' = exp t from 1 ends in e, rounded once; an integral beside it keeps its own precision."""
+    x0 = (torch.ones(2, 1, dtype=torch.bfloat16), torch.zeros(2))
+    x, integral = cls().solve(lambda t, s: (torch.full((2, 1), math.exp(t)), s[1] + 1), x0, (0.0, 1.0)).final
+    assert torch.equal(x, torch.full((2, 1), math.e, dtype=torch.bfloat16))
+    torch.testing.assert_close(integral, torch.full((2,), math.e - 1))
+
+
+@pytest.mark.parametrize("cls", ALL)
+def test_a_generator_must_be_one_even_where_nothing_is_drawn(cls):
+    with pytest.raises(ArgumentError, match="generator is 3, expected a torch.Generator"):
+        cls().solve(bernoulli, torch.ones(1, 1), (0.0, 1.0), generator=3)

@@ -203,3 +203,18 @@ def test_a_networks_own_warning_is_left_as_it_is():
     with pytest.warns(UserWarning, match="user's network") as caught:
         TorchdiffeqRK4(2).solve(f, torch.ones(1, 1), (0.0, 1.0))
     assert {str(w.message) for w in caught} == {"of the user's network"}
+
+
+def test_an_end_that_is_not_finite_is_said_and_no_iteration_before_it():
+    """x' = x² from 2 has its pole at t = 1/2; the state at t = 0.1 is finite, and the error alone is raised."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with pytest.raises(SolverError, match="TorchdiffeqImplicitAdams reached t = 1 with 1 of 1 samples not finite"):
+            TorchdiffeqImplicitAdams(50).solve(lambda t, x: x**2, torch.full((1, 1), 2.0).double(), (0.0, 0.1, 1.0))
+    assert [str(w.message) for w in caught] == []
+
+
+def test_a_generator_must_be_one_even_where_nothing_is_drawn():
+    for solver in (Dopri5(), TorchdiffeqRK4(2)):
+        with pytest.raises(ArgumentError, match="generator is 3, expected a torch.Generator"):
+            solver.solve(bernoulli, torch.ones(1, 1), (0.0, 1.0), generator=3)
