@@ -141,6 +141,16 @@ class Halting(AffinePath):
         return 1 - self.alpha(t)
 
 
+class Pausing(AffinePath):
+    """Half way from 0.4 to 0.6."""
+
+    def alpha(self, t):
+        return t.clamp(max=0.4) + (t - 0.6).clamp(min=0.0) * 1.5
+
+    def sigma(self, t):
+        return 1 - self.alpha(t)
+
+
 def test_refusals():
     network = MLP(2, width=8, depth=1)
     with pytest.raises(CombinationError, match="ICFM has latent noise"):
@@ -149,6 +159,8 @@ def test_refusals():
         Rescheduled(network, CondOT(), Halting())
     with pytest.raises(CombinationError, match="alpha/sigma of Halting does not grow"):
         Rescheduled(network, Halting(), CondOT())
+    with pytest.raises(CombinationError, match="alpha/sigma of Pausing does not grow"):
+        Rescheduled(network, CondOT(), Pausing())
     with pytest.raises(CombinationError, match="ICFM has latent noise"):
         Rescheduled(network, CondOT(), ICFM())
     with pytest.raises(CombinationError, match="only a flow trained on an affine path"):

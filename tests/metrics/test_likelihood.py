@@ -181,6 +181,16 @@ class TestErrorOfTheProbes:
         assert (error == 0).all()  # the field is diagonal
         assert not torch.equal(bits, bits_per_dim(flow, images, generator=seeded(3), **how))
 
+    def test_solver_and_divergence_are_those_asked_for(self):
+        images, probes = self.images(2), HutchinsonDivergence(2)
+        for figure in (bits_per_dim, bits_per_dim_with_error):
+            with pytest.raises(ZeroDivisionError):
+                figure(self.flow(), images, levels=LEVELS, solver=Broken(1))
+        asked = bits_per_dim_with_error(self.flow(), images, levels=LEVELS, divergence=probes, generator=seeded(3))
+        own = bits_per_dim_with_error(self.flow(probes), images, levels=LEVELS, generator=seeded(3))
+        assert torch.equal(torch.stack(asked), torch.stack(own))
+        assert (asked[1] > 0).all()
+
     def test_a_figure_alone_takes_one_probe(self):
         flow = self.flow(HutchinsonDivergence())
         assert torch.isfinite(bits_per_dim(flow, self.images(2), levels=LEVELS)).all()

@@ -79,8 +79,8 @@ MODULES = {
     "oracle/boxes": "oracle/test_boxes.py data/test_laws.py",
     "oracle/mixture": "oracle",
     "oracle/posterior": "oracle",
-    "oracle/field": "oracle",
-    "oracle/floor": "oracle",
+    "oracle/field": "oracle/test_field.py oracle/test_floor.py",
+    "oracle/floor": "oracle/test_floor.py oracle/test_field.py",
     "training/floors": "training/test_floors.py",
     "metrics/likelihood": "metrics/test_likelihood.py",
 }
