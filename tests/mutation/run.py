@@ -77,7 +77,7 @@ MODULES = {
     "flow": "test_flow.py",
     "oracle/law": "oracle/test_law.py oracle/test_floor.py",
     "oracle/boxes": "oracle/test_boxes.py data/test_laws.py",
-    "oracle/mixture": "oracle",
+    "oracle/mixture": "oracle/test_mixture.py oracle/test_law.py oracle/test_field.py",
     "oracle/posterior": "oracle",
     "oracle/field": "oracle/test_field.py oracle/test_floor.py",
     "oracle/floor": "oracle/test_floor.py oracle/test_field.py",

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from fmkit.errors import ArgumentError
 from fmkit.objectives import DataPrediction, VelocityMatching
 from fmkit.oracle import Mixture, MixtureOracle, loss_excess, loss_floor
 from fmkit.paths import ICFM, CondOT
@@ -67,3 +68,41 @@ def test_the_oracles_own_methods_ask_with_its_source_and_the_generator(seeded):
 
     runs = [oracle.loss_excess(VelocityMatching(), Of(), 50, seeded(i)) for i in (1, 1, 2)]
     assert runs[0] == runs[1] != runs[2]
+
+
+def test_without_a_generator_the_global_one_draws():
+    law, about = Mixture([[0.0], [3.0]], std=0.5), (CondOT(), Gaussian(), VelocityMatching(), 50)
+    values = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        values.append(loss_floor(law, *about))
+    assert values[0] == values[1] != values[2]
+
+
+def test_a_network_whose_first_weights_are_whole_numbers_is_asked_in_single_precision(seeded):
+    class Quantised(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(1, dtype=torch.int8), requires_grad=False)
+
+        def forward(self, t, x):
+            assert x.dtype == torch.float32
+            return self.weight * x
+
+    class Plain(torch.nn.Module):
+        def forward(self, t, x):
+            return x
+
+    about = Mixture([[0.3]]), CondOT(), Gaussian(), VelocityMatching(), 20
+    assert loss_excess(Quantised(), *about, seeded(0)) == loss_excess(Plain(), *about, seeded(0))
+
+
+def test_what_are_no_networks_and_no_generators_is_refused(seeded):
+    about = Mixture([[0.3]]), CondOT(), Gaussian(), VelocityMatching()
+    with pytest.raises(ArgumentError, match="^network is 3, expected a Module$"):
+        loss_excess(3, *about, 20)
+    for wrong in (1, True, 2.0, "2"):
+        with pytest.raises(ArgumentError, match="^n is .*, expected a whole number of at least 2$"):
+            loss_floor(*about, wrong)
+    with pytest.raises(ArgumentError, match="^generator is 3, expected"):
+        loss_floor(*about, 20, 3)
