@@ -169,6 +169,80 @@ def test_equal_seeds_give_equal_floors():
     assert least(data, seed=3).value != least(data, seed=4).value
 
 
+def test_the_points_taken_are_drawn_from_all_of_them():
+    """Two thousand samples in their order, of which the first thousand are one point: that would cost nothing."""
+    x = torch.cat([torch.zeros(1000, 1), torch.ones(1000, 1)])
+    floor = least(Data(x))
+    assert (floor.points, floor.of) == (1000, 2000)
+    close(floor, least(Data(torch.tensor([[0.0], [1.0]]))).value, 6)
+    assert least(Data(x[:1000])).points == 1000
+
+
+def test_samples_may_be_an_array_and_labels_a_list():
+    x, labels = X.numpy(), [0] * 10 + [1] * 10
+    assert least(Data(x)).value == least(Data(X)).value
+    of_labels = least(Data(x, labels))
+    assert of_labels.value == least(Data(X, torch.tensor(labels))).value
+    assert of_labels.value < 0.9 * least(Data(X)).value
+    assert least(Data(x, torch.tensor(labels) == 1)).value == of_labels.value
+    with pytest.raises(CombinationError, match="conditions are no labels"):
+        least(Data(X, torch.zeros(20, dtype=torch.complex64)))
+
+
+def test_up_to_a_hundred_labels_are_labels():
+    x, labels = torch.arange(202.0)[:, None], torch.arange(202)
+    assert least(Data(x[:200], labels[:200] % 100)).points == 200
+    with pytest.raises(CombinationError, match="over 100 different labels"):
+        least(Data(x, labels % 101))
+
+
+def test_the_error_of_several_labels_is_that_of_the_value():
+    """Unequal shares: the spread over forty seeds is what each says of itself."""
+    data = Data(X, torch.tensor([0] * 16 + [1] * 4))
+    floors = [least(data, seed=seed) for seed in range(40)]
+    spread = torch.tensor([f.value for f in floors], dtype=torch.float64).std().item()
+    said = math.sqrt(sum(f.standard_error**2 for f in floors) / len(floors))
+    assert spread == pytest.approx(said, rel=0.4)
+
+
+def test_the_shares_of_labels_are_those_of_the_points():
+    """Three of four samples are on one point, known by its label; the fourth's label has two points."""
+    x = torch.tensor([[0.0]] * 6 + [[-1.0], [1.0]])
+    pair = least(Data(x[6:])).value
+    close(least(Data(x, torch.tensor([7] * 6 + [3] * 2))), pair / 4, 6)
+
+
+def test_a_network_is_asked_about_each_label_with_it():
+    """With one point a label, (label - x)/(1 - t) is the velocity; and where the label is dropped, it is none."""
+
+    class Knows(torch.nn.Module):
+        def __init__(self, off=0):
+            super().__init__()
+            self.off, self.asked = off, set()
+
+        def forward(self, t, x, cond):
+            self.asked |= {None} if cond is None else set(cond.tolist())
+            cond = torch.full_like(t, 3.0) if cond is None else cond + self.off
+            return (cond[:, None] - x) / (1 - t[:, None]).to(x.dtype)
+
+    data, objective = Data(torch.tensor([[2.0], [4.0]]), torch.tensor([2, 4])), VelocityMatching(LogitNormal(-1.0, 0.5))
+    floor = least(data, objective=objective)
+    network = Knows()
+    assert floor.excess(network).value < 1e-9
+    assert network.asked == {2, 4}
+    assert floor.excess(Knows(off=1)).value > 1
+    dropped, network = least(data, objective=objective, dropped=0.25), Knows()
+    close(dropped, 0.25 * least(Data(data.x), objective=objective).value, 6)
+    assert 0 < dropped.excess(network).value < 0.25 * floor.excess(Knows(off=1)).value
+    assert network.asked == {2, 4, None}
+
+
+def test_digits_that_single_precision_has_not_are_kept_for_the_transform():
+    x = torch.tensor([[1e9 + 1.0], [1e9 - 1.0]], dtype=torch.float64)
+    moved = least(Data(x, transform=Affine(1e9, 1.0)))
+    assert moved.value == pytest.approx(least(Data(torch.tensor([[1.0], [-1.0]]))).value, rel=1e-12)
+
+
 # -- refusals ---------------------------------------------------------------------------------------------------------
 
 
