@@ -174,10 +174,27 @@ def test_a_field_is_asked_for_gradients_once_to_see_whether_it_has_any(cls, want
 @pytest.mark.parametrize("cls", ALL)
 def test_a_state_in_16_bits_is_advanced_in_double_precision(cls):
     """x' = exp t from 1 ends in e, rounded once; an integral beside it keeps its own precision."""
-    x0 = (torch.ones(2, 1, dtype=torch.bfloat16), torch.zeros(2))
-    x, integral = cls().solve(lambda t, s: (torch.full((2, 1), math.exp(t)), s[1] + 1), x0, (0.0, 1.0)).final
-    assert torch.equal(x, torch.full((2, 1), math.e, dtype=torch.bfloat16))
+    point, e = torch.ones(2, 1, dtype=torch.bfloat16), torch.full((2, 1), math.e, dtype=torch.bfloat16)
+    alone = cls().solve(lambda t, x: torch.full((2, 1), math.exp(t)), point, (0.0, 1.0)).final
+    assert torch.equal(alone, e)
+    x, integral = (
+        cls().solve(lambda t, s: (torch.full((2, 1), math.exp(t)), s[1] + 1), (point, torch.zeros(2)), (0.0, 1.0)).final
+    )
+    assert torch.equal(x, e)
     torch.testing.assert_close(integral, torch.full((2,), math.e - 1))
+
+
+@pytest.mark.parametrize("cls", ALL)
+def test_an_end_beyond_the_states_precision_is_an_error(cls):
+    """1e5 is more than float16 holds."""
+    with pytest.raises(SolverError, match=f"{cls.__name__} reached t = 1 with 1 of 2 samples not finite"):
+        cls().solve(lambda t, x: torch.tensor([[0.0], [1e5]]), torch.tensor([[0.0], [1.0]]).half(), (0.0, 1.0))
+
+
+def test_a_jacobian_of_many_columns_is_no_standstill():
+    """Radau asks once for each of 2100 equations, all at one time."""
+    solution = Radau(1e-2, 1e-2).solve(lambda t, x: -x, torch.ones(2100, 1, dtype=torch.float64), (0.0, 0.1))
+    torch.testing.assert_close(solution.final, torch.full_like(solution.final, math.exp(-0.1)), rtol=1e-2, atol=0)
 
 
 @pytest.mark.parametrize("cls", ALL)
