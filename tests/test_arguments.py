@@ -1,5 +1,6 @@
 import inspect
 import re
+import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -139,6 +140,7 @@ def test_values_are_shown_in_few_words():
         (Iterable[int], [{"a"}, iter("ab")], [["a"], np.array(["a"])]),  # what can be read but once is not
         (Sequence[int], [range(3)], [{1}, iter([1]), np.array(1), {1: 2}, b"12"]),
         (Sequence[Any], [["a", 1]], ["a"]),
+        (typing.Sequence, [["a", 1], ()], ["a", 1]),
         (tuple[int, str], [(1, "a")], [("a", 1), (1, 2), (1,), (1, "a", "b")]),
         (tuple[int, ...], [(1, 2)], [(1, "a"), ("a", 1)]),
         (Mapping[str, int], [{"a": 1}], [[("a", 1)], "a"]),
@@ -179,6 +181,9 @@ def test_what_fits_the_rarer_annotations(annotation, right, wrong):
         (Literal["a", 2], "'a' or 2"),
         (Callable[[float], float], "a function"),
         (Mapping[str, int], "a Mapping"),
+        (tuple[int, ...], "a sequence, each a whole number"),
+        (type("Xylem", (), {}), "a Xylem"),
+        (type("umbrella", (), {}), "an umbrella"),
         (bool | Literal["adjoint"], "True or False or 'adjoint'"),
     ],
 )

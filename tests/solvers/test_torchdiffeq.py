@@ -15,6 +15,7 @@ from fmkit.solvers import (
     Dopri5,
     Dopri8,
     Fehlberg2,
+    ListedGrid,
     ShiftedGrid,
     TorchdiffeqEuler,
     TorchdiffeqExplicitAdams,
@@ -141,6 +142,13 @@ def test_states_between_steps_are_interpolated_by_cubics(cls):
     stops = (0.0, 0.13, 0.5, 0.77, 1.0)
     states = cls(4).solve(lambda t, x: torch.full_like(x, 3 * t**2 + 2 * t), torch.zeros(1, 1).double(), stops).states
     assert [s.item() for s in states] == pytest.approx([t**3 + t**2 for t in stops], abs=1e-12)
+
+
+def test_steps_lie_where_the_grid_says():
+    """Euler's on dx/dt = t from 0 to 2, in steps of 0.6 and 1.4: 0.6 * 0 + 1.4 * 0.6."""
+    solver = TorchdiffeqEuler(2, ListedGrid([0.0, 0.3, 1.0]))
+    end = solver.solve(lambda t, x: torch.full_like(x, float(t)), torch.zeros(1, 1).double(), (0.0, 2.0)).final
+    assert end.item() == pytest.approx(0.84)
 
 
 def test_higher_orders_are_cheaper_at_tight_tolerances():
