@@ -72,3 +72,18 @@ def test_a_standardised_law_has_the_standardised_samples(law, seeded):
         torch.testing.assert_close(moved.sample(200, seeded(0)), want, rtol=1e-6, atol=1e-6)
     one = law.standardised(torch.tensor(1.0), torch.tensor(2.0))
     assert one.event_shape == law.event_shape == (2,)
+
+
+def test_what_a_law_is_made_of_moves_with_it_and_in_its_own_precision():
+    """All modules within, unless torch is told to leave them where they are."""
+
+    class Own(Boxes):
+        def __init__(self):
+            super().__init__([[0.0]], [[1.0]])
+            self.within = torch.nn.Linear(1, 1)
+
+    law = Own().to(torch.bfloat16)
+    assert (law.within.weight.dtype, law.low.dtype) == (torch.bfloat16, torch.float64)
+    law.to_empty(device="meta", recurse=False)
+    assert (law.within.weight.device.type, law.device.type) == ("cpu", "meta")
+    assert Own().to("meta").within.weight.device.type == "meta"
