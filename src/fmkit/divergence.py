@@ -20,7 +20,7 @@ from fmkit.arguments import check_count, check_generator, shown
 from fmkit.errors import ArgumentError
 from fmkit.parts import Part
 from fmkit.randomness import normal_like, signs_like
-from fmkit.shapes import check_batch, sum_event
+from fmkit.shapes import check_answer, check_batch, sum_event
 
 VelocityFunction = Callable[[Any, Tensor], Tensor]
 RateFunction = Callable[[Any, Tensor], tuple[Tensor, Tensor]]
@@ -137,9 +137,7 @@ def _pulled(f: VelocityFunction, t: Any, x: Tensor) -> tuple[Tensor, Callable[..
 
     def velocity(y: Tensor) -> Tensor:
         out = f(t, y)
-        if not isinstance(out, Tensor) or out.shape != y.shape:
-            raise ArgumentError(f"f returned {shown(out)}, expected a velocity of shape {tuple(y.shape)}")
-        return out
+        return check_answer(out, y, "f")
 
     return torch.func.vjp(velocity, x)  # type: ignore[return-value]
 

@@ -45,6 +45,9 @@ class Flow(Part):
         transform: from the user's units to the model's; none by default.
         divergence: how likelihoods take the divergence: exactly by default.
 
+    Raises:
+        ArgumentError: for an event shape that is none, or not that of the field where it is known.
+
     Samples and densities are in the user's units. No gradients are kept unless asked for: `differentiable=True` gives
     those through the solver's steps, and keeps every step in memory; `differentiable="adjoint"` those of the continuous
     adjoint, in the memory of one step, by a second integration (see `fmkit.adjoint`).
@@ -65,6 +68,12 @@ class Flow(Part):
         self.solver = Dopri5() if solver is None else solver
         lengths: Any = (event_shape,) if isinstance(event_shape, Integral) else event_shape
         self.event_shape = tuple(check_count("a length of the event_shape", n) for n in lengths)
+        known = self.field.event_shape
+        if known is not None and tuple(known) != self.event_shape:
+            raise ArgumentError(
+                f"event_shape is {self.event_shape}, and the field {type(self.field).__name__} takes events of shape "
+                f"{tuple(known)}; expected the same"
+            )
         self.transform = transform
         self.divergence = ExactDivergence() if divergence is None else divergence
 

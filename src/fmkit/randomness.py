@@ -10,9 +10,19 @@ import hashlib
 import torch
 from torch import Tensor
 
+from fmkit.arguments import check_count, check_device, check_instance
+
 
 def stream_seed(seed: int, purpose: str, step: int = 0, rank: int = 0) -> int:
-    """32 well-mixed bits of (seed, purpose, step, rank)."""
+    """32 well-mixed bits of (seed, purpose, step, rank).
+
+    Raises:
+        ArgumentError: for a seed, step or rank that is no whole number >= 0, however large, or a purpose that is no
+            text: True and 1, or 1 and 1.0, would be two streams.
+    """
+    for name, value in (("seed", seed), ("step", step), ("rank", rank)):
+        check_count(name, value, least=0)
+    check_instance("purpose", purpose, str)
     key = f"{seed}/{purpose}/{step}/{rank}".encode()
     return int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "little")
 
@@ -20,8 +30,8 @@ def stream_seed(seed: int, purpose: str, step: int = 0, rank: int = 0) -> int:
 def stream(
     seed: int, purpose: str, step: int = 0, rank: int = 0, device: torch.device | str = "cpu"
 ) -> torch.Generator:
-    """A generator for one purpose at one step."""
-    return torch.Generator(device).manual_seed(stream_seed(seed, purpose, step, rank))
+    """A generator for one purpose at one step; errors as of `stream_seed`, and for what is no device."""
+    return torch.Generator(check_device(device) or "cpu").manual_seed(stream_seed(seed, purpose, step, rank))
 
 
 def normal_like(x: Tensor, generator: torch.Generator | None, *batch: int) -> Tensor:

@@ -86,6 +86,22 @@ def check_like(y: Tensor, x: Tensor, name: str, of: str = "x") -> Tensor:
     return y
 
 
+def check_answer(y: Any, x: Tensor, name: str) -> Tensor:
+    """What a network or a field answered for x: `y` itself, if it is a floating-point tensor of the shape of x.
+
+    Its precision may differ: autocast answers in 16 bits.
+
+    Raises:
+        ArgumentError: naming who answered, what, and what would be right; a loss would silently broadcast it.
+    """
+    if not isinstance(y, Tensor) or y.shape != x.shape or not y.is_floating_point():
+        of = f" of {y.dtype}" if isinstance(y, Tensor) and not y.is_floating_point() else ""
+        raise ArgumentError(
+            f"{name} returned {shown(y)}{of} for x of shape {tuple(x.shape)}, expected floating point of that shape"
+        )
+    return y
+
+
 def check_finite(x: Tensor, name: str = "x") -> Tensor:
     """`x` itself, if every element is finite; otherwise an ArgumentError that counts and locates the others."""
     bad = torch.atleast_1d(~torch.isfinite(x))

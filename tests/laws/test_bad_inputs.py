@@ -6,126 +6,38 @@ arithmetic escapes. Parts come from the registry, so a new one is asked the same
 """
 
 import inspect
-import math
-import warnings
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import fmkit
-from fmkit import couplings, fields, metrics, objectives, paths, registry, solvers, sources, transforms
-from fmkit.errors import FmkitError
+from fmkit import couplings, fields, metrics, objectives, paths, randomness, registry, solvers, sources, transforms
 from fmkit.parts import parameters_of
+from tests.laws.sweep import (
+    INF,
+    NAN,
+    NO_COUNT,
+    NO_EVENTS,
+    NO_GENERATOR,
+    NO_MATCH,
+    NO_NUMBER,
+    NO_PART,
+    NO_POINTS,
+    NO_SCALE,
+    NO_SPAN,
+    NO_TIMES,
+    Sweep,
+    generator,
+    hold,
+    spoilt,
+    without,
+    x,
+)
 
-NAN, INF = math.nan, math.inf
-CASES = []
-
-
-def case(name, call, good, **bad):
-    """`call(**good())` works; with any one argument out of `bad` it must not."""
-    CASES.append(pytest.param(call, good, bad, id=name))
-
-
-def without(values, *names):
-    return {k: v for k, v in values.items() if k not in names}
-
-
-def generator():
-    return torch.Generator().manual_seed(0)
-
-
-# -- families of bad values -------------------------------------------------------------------------------------------
-
-
-def x(n=4, d=2, dtype=torch.float32):
-    return torch.linspace(-1, 1, n * d, dtype=dtype).reshape(n, d).contiguous()
-
-
-def spoilt(values, by):
-    values = values.clone()
-    values.view(-1)[1] = by
-    return values
-
-
-NO_PART = {
-    "None": None,
-    "a name": "condot",
-    "a number": 1,
-    "a tensor": x(),
-    "a class": paths.CondOT,
-    "another kind": transforms.Affine(),
-}
-NO_POINTS = {
-    "None": None,
-    "text": "a",
-    "number": 1.0,
-    "list": [[0.0, 0.0]] * 4,
-    "array": np.zeros((4, 2)),
-    "integers": torch.zeros(4, 2, dtype=torch.int64),
-    "booleans": torch.zeros(4, 2, dtype=torch.bool),
-    "complex": torch.zeros(4, 2, dtype=torch.complex64),
-    "empty": torch.zeros(0, 2),
-    "0-d": torch.tensor(1.0),
-    "nan": spoilt(x(), NAN),
-    "inf": spoilt(x(), INF),
-    "without values": x().to("meta"),
-}
-NO_EVENTS = NO_POINTS | {"event": x(d=3), "rank": x()[:, None]}
-NO_MATCH = NO_EVENTS | {"batch": x(n=5), "double": x(dtype=torch.float64)}
-NO_TIMES = {
-    "None": None,
-    "text": "a",
-    "list": [0.5] * 4,
-    "array": np.full(4, 0.5),
-    "nan": NAN,
-    "inf": INF,
-    "before": -0.5,
-    "after": 1.5,
-    "True": True,
-    "complex": 0.5j,
-    "column": torch.full((4, 1), 0.5),
-    "too many": torch.full((5,), 0.5),
-    "one": torch.full((1,), 0.5),
-    "none": torch.zeros(0),
-    "integers": torch.ones(4, dtype=torch.int64),
-    "one nan": spoilt(torch.full((4,), 0.5), NAN),
-    "one before": spoilt(torch.full((4,), 0.5), -0.1),
-    "one after": spoilt(torch.full((4,), 0.5), 1.1),
-    "without values": torch.full((4,), 0.5, device="meta"),
-}
-NO_NUMBER = {"text": "a", "list": [0.5], "nan": NAN, "inf": INF, "True": True, "two": torch.tensor([0.1, 0.2])}
-NO_SCALE = NO_NUMBER | {"None": None, "negative": -0.5}
-NO_COUNT = {
-    "text": "4",
-    "list": [4],
-    "nan": NAN,
-    "inf": INF,
-    "negative": -1,
-    "zero": 0,
-    "2.5": 2.5,
-    "2.0": 2.0,
-    "True": True,
-    "two": torch.tensor([2, 3]),
-}
-NO_GENERATOR = {"text": "a", "a seed": 0, "a number": 1.0, "numpy's": np.random.default_rng(0)}
-NO_SPAN = {
-    "None": None,
-    "text": "ab",
-    "number": 1.0,
-    "one": (0.0,),
-    "none": (),
-    "equal": (0.0, 0.0),
-    "turning": (0.0, 1.0, 0.5),
-    "nan": (0.0, NAN),
-    "inf": (0.0, INF),
-    "texts": ("a", "b"),
-    "nested": ((0.0,), (1.0,)),
-    "booleans": (False, True),
-    "square": torch.zeros(2, 2),
-    "a None": (0.0, None),
-}
-
+CASES = Sweep()
+case = CASES.case
 
 # -- paths ------------------------------------------------------------------------------------------------------------
 
@@ -536,6 +448,25 @@ for name, cls in found("objectives"):
     case(f"{name}: check", cls().check, whole.copy, path=NO_PART, source=NO_PART, coupling=NO_PART)
 for name, cls in found("time_samplers"):
     case(
+        f"{name}: draw",
+        cls().draw,
+        lambda: {"uniform": torch.tensor([0.2, 0.9], dtype=torch.float64)},
+        uniform={
+            "None": None,
+            "number": 0.5,
+            "list": [0.5],
+            "array": np.full(2, 0.5),
+            "integers": torch.tensor([0, 1]),
+            "booleans": torch.tensor([True]),
+            "complex": torch.ones(2, dtype=torch.complex64),
+            "nan": torch.tensor([NAN, 0.5]),
+            "below": torch.tensor([-0.1, 0.5]),
+            "above": torch.tensor([1.1, 0.5]),
+            "empty": torch.zeros(0),
+            "without values": torch.zeros(2, device="meta"),
+        },
+    )
+    case(
         f"{name}: sample",
         cls().sample,
         lambda: {"n": 4, "interval": (0.0, 1.0), "generator": generator()},
@@ -550,7 +481,118 @@ for name, cls in found("time_samplers"):
         },
         generator=NO_GENERATOR,
         device={"text": "a", "number": 1.5},
+        stratified={"text": "yes", "None": None, "one": 1},
     )
+
+# -- what networks answer ---------------------------------------------------------------------------------------------
+
+
+class Answers(torch.nn.Module):
+    """A user's network that answers as it is told."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer, self.weight = answer, torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, t, x):
+        return self.answer(x * self.weight) if callable(self.answer) else self.answer
+
+
+class Own(fields.VectorField):
+    """A user's field that does."""
+
+    def __init__(self, answer: Any):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, t, x, cond=None):
+        return self.answer(x) if callable(self.answer) else self.answer
+
+
+NO_ANSWER = {
+    "None": None,
+    "number": 1.0,
+    "list": [[0.0, 0.0]] * 4,
+    "array": np.zeros((4, 2)),
+    "integers": torch.ones(4, 2, dtype=torch.int64),
+    "booleans": torch.ones(4, 2, dtype=torch.bool),
+    "complex": torch.ones(4, 2, dtype=torch.complex64),
+    "two": lambda x: (x, x),
+    "another shape": lambda x: x[:, :1],
+    "another rank": lambda x: x[..., None],
+    "another batch": lambda x: x[:2],
+}
+
+
+def trained(network):
+    settings = fmkit.Settings(steps=1, batch_size=4)
+    return fmkit.Trainer(paths.CondOT(), network, settings=settings, callbacks=[]).fit(x())
+
+
+at = {"t": torch.full((4,), 0.5), "x": x()}
+for name, ask in {
+    "predict": lambda answer: fields.predict(Answers(answer), **at),
+    "a module as a field": lambda answer: fields.ModuleField(Answers(answer))(**at),
+    "a field": lambda answer: Own(answer)(**at),
+    "a prediction": lambda answer: fields.PredictionField(Own(answer), paths.CondOT(), "data", (0.0, 0.9))(**at),
+    "guidance": lambda answer: fields.ClassifierFree(Own(answer))(**at),
+    "another schedule": lambda answer: fields.Rescheduled(Answers(answer), paths.CondOT(), paths.Cosine())(**at),
+    "a loss": lambda answer: objectives.NoisePrediction().loss(Answers(answer), paths.CondOT(), (x(), x() + 1)),
+    "training": lambda answer: trained(Answers(answer)),
+    "excess": lambda answer: oracle().loss_excess(objectives.DataPrediction(), Answers(answer), n=100),
+    "samples": lambda answer: flow(Own(answer)).sample(4),
+    "densities": lambda answer: flow(Own(answer)).log_prob(x()),
+}.items():
+    case(f"the network's answer to {name}", ask, lambda: {"answer": lambda x: -x}, answer=NO_ANSWER)
+case(
+    "predict",
+    fields.predict,
+    lambda: {"network": Net(), "t": 0.5, "x": x(), "cond": None},
+    network={"None": None, "a name": "mlp", "a class": Net, "a path": paths.CondOT()},
+    t=NO_TIMES,
+    x=NO_POINTS,
+)
+for name, call in {
+    "MLP.velocity": labelled().velocity,
+    "MixtureOracle.velocity": oracle().velocity,
+    "MixtureOracle.stochastic": oracle().stochastic,
+    "PredictionField.stochastic": fields.PredictionField(Net(), paths.CondOT(), "noise", (0.1, 0.9), True).stochastic,
+}.items():  # these are for solvers, which may try any values: see the law below
+    case(
+        name,
+        call,
+        lambda: {"t": 0.5, "x": x()},
+        t=without(TENSORS, "one nan", "one before", "one after"),
+        x=without(NO_EVENTS, "nan", "inf", "event", "rank"),
+    )
+for name, field in {
+    "an oracle": oracle(),
+    "a network": labelled(),
+    "guidance": fields.ClassifierFree(labelled()),
+    "a prediction": objectives.VelocityMatching().field(labelled(), paths.CondOT()),
+    "another schedule": fields.Rescheduled(oracle(), paths.CondOT(), paths.Cosine()),
+}.items():
+    case(
+        f"a flow of {name}",
+        fmkit.Flow,
+        lambda field=field: {"start": sources.Gaussian(), "field": field, "event_shape": 2},
+        event_shape={"longer": 3, "shorter": 1, "none": (), "rank": (1, 2), "column": (2, 1)},
+    )
+
+# -- randomness -------------------------------------------------------------------------------------------------------
+
+NO_KEY = without(NO_COUNT, "zero") | {"None": None, "inf": INF}
+for name, call in {"stream": randomness.stream, "stream_seed": randomness.stream_seed}.items():
+    case(
+        name,
+        call,
+        lambda: {"seed": 10**30, "purpose": "a", "step": 0, "rank": 0},
+        seed=NO_KEY,
+        step=NO_KEY,
+        rank=NO_KEY,
+        purpose={"None": None, "number": 3, "bytes": b"a"},
+    )
+case("stream: device", randomness.stream, lambda: {"seed": 0, "purpose": "a"}, device={"text": "a", "number": 1.5})
 
 # -- divergences, transforms, metrics ---------------------------------------------------------------------------------
 
@@ -706,25 +748,24 @@ case(
 
 @pytest.mark.parametrize(("call", "good", "bad"), CASES)
 def test_each_bad_input_gets_a_clear_error(call, good, bad):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        call(**good())
-        failures = [f"{argument} = {label}: {said}" for argument, label, said in _answers(call, good, bad) if said]
-    assert not failures, "\n".join(failures)
+    hold(call, good, bad)
 
 
-def _answers(call, good, bad):
-    for argument, values in bad.items():
-        for label, value in values.items():
-            try:
-                answer = call(**(good() | {argument: value}))
-            except FmkitError as error:
-                yield argument, label, "" if len(str(error)) > 20 else f"says only {error}"
-            except Exception as error:
-                yield argument, label, f"{type(error).__name__}: {error}"
-            else:
-                yield argument, label, f"answered {answer!r}"
+@pytest.mark.parametrize("protocol", ["velocity", "stochastic"])
+def test_what_solvers_read_answers_nan_and_no_number_where_a_point_is_none(protocol):
+    spoilt_row = spoilt(x(dtype=torch.float64), NAN)
+    good, bad = (getattr(oracle(), protocol)(0.5, points) for points in (x(dtype=torch.float64), spoilt_row))
+    good, bad = (value[:2] if isinstance(value, tuple) else (value,) for value in (good, bad))
+    for a, b in zip(good, bad, strict=True):
+        assert b[0].isnan().all()
+        assert torch.equal(a[1:], b[1:])
+
+
+def test_a_network_is_named_with_what_it_returned():
+    said = r"Answers returned a tensor of shape \(4, 1\) for x of shape \(4, 2\), expected floating point of that shape"
+    with pytest.raises(fmkit.errors.ArgumentError, match=said):
+        fields.predict(Answers(lambda x: x[:, :1]), **at)
 
 
 def test_there_are_many():
-    assert sum(len(values) for case in CASES for values in case.values[2].values()) > 4000
+    assert CASES.values() > 4000

@@ -359,6 +359,20 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_its_checkpoint(tmp_pa
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_00000005.safetensors"]
 
 
+def test_a_network_that_uses_none_of_its_weights_is_refused():
+    class Deaf(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, t, x):
+            return -x
+
+    with pytest.raises(TrainingError, match="the loss of Deaf depends on none of its weights"):
+        settings = fmkit.Settings(steps=1, batch_size=4)
+        fmkit.Trainer(fmkit.paths.CondOT(), Deaf(), settings=settings, callbacks=[]).fit(torch.randn(8, 2))
+
+
 def test_weights_that_are_not_finite_are_not_kept(tmp_path):
     """A gradient can be infinite where the loss is not: sqrt at 0."""
 

@@ -1,6 +1,15 @@
 """Fields: networks, and the velocities made of them."""
 
-from fmkit.fields.base import ModuleField, PredictionField, Stochastic, VectorField, as_field, network_of, predict
+from fmkit.fields.base import (
+    ModuleField,
+    PredictionField,
+    Stochastic,
+    VectorField,
+    as_field,
+    ask,
+    network_of,
+    predict,
+)
 from fmkit.fields.guidance import ClassifierFree
 from fmkit.fields.mlp import MLP
 from fmkit.fields.rescheduling import Rescheduled
@@ -14,6 +23,7 @@ __all__ = [
     "Stochastic",
     "VectorField",
     "as_field",
+    "ask",
     "network_of",
     "predict",
 ]

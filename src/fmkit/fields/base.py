@@ -18,7 +18,7 @@ from fmkit.arguments import shown
 from fmkit.errors import ArgumentError, CombinationError, did_you_mean
 from fmkit.parts import Part
 from fmkit.paths import AffinePath, ProbabilityPath
-from fmkit.shapes import batch_time, check_batch, check_data, check_time, widen
+from fmkit.shapes import batch_time, check_answer, check_batch, check_data, check_time, widen
 
 PREDICTIONS = ("velocity", "data", "noise", "score")
 
@@ -36,10 +36,14 @@ class VectorField(Part):
 
     A field `offers` protocols by name: each is a method `(t, x, cond)` of that name, which a solver may `read`. A
     protocol of two times (an average velocity over an interval) takes both, first.
+
+    Attributes:
+        event_shape: of the points it takes; None where it takes any.
     """
 
     group: ClassVar[str] = "fmkit.fields"
     admits: ClassVar[type] = torch.nn.Module  # which `as_field` makes a field of
+    event_shape: tuple[int, ...] | None = None
 
     @abc.abstractmethod
     def forward(self, t: Tensor, x: Tensor, cond: Any = None) -> Tensor:
@@ -49,10 +53,10 @@ class VectorField(Part):
         """`forward`, of times inside the interval (also one number for all) and finite points.
 
         Raises:
-            ArgumentError: for other times or points; a solver, which may try any, reads `velocity`.
+            ArgumentError: for other times or points, or if `forward` answers with no velocity of theirs.
         """
         at = check_time(t, check_batch(x), self.interval)
-        return super().__call__(t if isinstance(t, Tensor) and t.ndim else at, x, cond)
+        return check_answer(super().__call__(_own(t, at), x, cond), x, type(self).__name__)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -70,12 +74,21 @@ class VectorField(Part):
         return True
 
     def velocity(self, t: Tensor, x: Tensor, cond: Any = None) -> Tensor:
-        """The protocol `velocity`: what `forward` computes."""
-        return super().__call__(t, x, cond)
+        """The protocol `velocity`: what `forward` computes, for solvers.
+
+        A solver may try any time and any point, and learns from NaN that it went too far: values are not looked at.
+        """
+        at = batch_time(t, check_data(x))
+        return super().__call__(_own(t, at), x, cond)
 
     def stochastic(self, t: Tensor, x: Tensor, cond: Any = None) -> Stochastic:
         """The protocol `stochastic`: velocity, noise and its standard deviation."""
         raise CombinationError(f"{type(self).__name__} does not know its noise, so it cannot drive an SDE")
+
+
+def _own(t: Any, at: Tensor) -> Tensor:
+    """The times as they were given, in a precision that a network may have chosen; `at` where they were a number."""
+    return t if isinstance(t, Tensor) and t.ndim else at
 
 
 class ModuleField(VectorField):
@@ -100,9 +113,7 @@ class ModuleField(VectorField):
             raise ArgumentError(f"{type(self.module).__name__} takes (t, x) and was given a condition")
         t = network_time(t, x)
         out = self.module(t, x, cond) if self._takes_cond else self.module(t, x)
-        if out.shape != x.shape:
-            raise ArgumentError(f"{type(self.module).__name__} returned {tuple(out.shape)} for x {tuple(x.shape)}")
-        return out
+        return check_answer(out, x, type(self.module).__name__)
 
 
 def _takes_cond(module: torch.nn.Module) -> bool:
@@ -184,8 +195,12 @@ class PredictionField(VectorField):
     def euclidean(self) -> bool:
         return self.path.euclidean and self.network.euclidean
 
+    @property
+    def event_shape(self) -> tuple[int, ...] | None:  # type: ignore[override]
+        return self.network.event_shape
+
     def forward(self, t: Tensor, x: Tensor, cond: Any = None) -> Tensor:
-        prediction = predict(self.network, t, x, cond)
+        prediction = ask(self.network, t, x, cond)
         if self.view == "velocity":
             return prediction
         return self.path.combine(t, x, "velocity", **{self.view: prediction})
@@ -196,30 +211,39 @@ class PredictionField(VectorField):
                 "an SDE needs the noise of a standard Gaussian source under the independent coupling, on an affine "
                 f"path without latent noise; this flow on {type(self.path).__name__} does not have it"
             )
-        t = batch_time(t, x)
-        given = {self.view: predict(self.network, t, x, cond)}
+        t = batch_time(t, check_data(x))
+        given = {self.view: ask(self.network, t, x, cond)}
         velocity = self.path.combine(t, x, "velocity", **given)
         noise = self.path.combine(t, x, "noise", **given)
         return Stochastic(velocity, noise, widen(self.path.coefficients(t).sigma, x))
 
 
-def network_time(t: Tensor, x: Tensor) -> Tensor:
+def network_time(t: Tensor | Real, x: Tensor) -> Tensor:
     """Times `(B,)` in the network's precision, but never below float32: in bfloat16 1 - 1e-3 is 1."""
     narrow = torch.float32 if x.dtype == torch.bfloat16 or not x.is_floating_point() else x.dtype
     return batch_time(t, x).to(narrow)
 
 
-def predict(network: torch.nn.Module, t: Tensor, x: Tensor, cond: Any = None) -> Tensor:
-    """The network's answer: times are float64 up to here and are cast to the network's precision once.
+def predict(network: torch.nn.Module, t: Tensor | Real, x: Tensor, cond: Any = None) -> Tensor:
+    """The network's answer at times inside its interval, [0, 1] for a plain module, and at finite points.
 
     Raises:
-        ArgumentError: if the answer has not the shape of x (a loss would silently broadcast it).
+        ArgumentError: for other times or points, what is no network, or an answer that has not the shape of x.
+    """
+    interval = network.interval if isinstance(network, VectorField) else (0.0, 1.0)
+    return ask(network, check_time(t, check_batch(x), interval), x, cond)
+
+
+def ask(network: torch.nn.Module, t: Tensor | Real, x: Tensor, cond: Any = None) -> Tensor:
+    """`predict` without a look at the values, which a path or a solver answers for.
+
+    Times are float64 up to here and are cast to the network's precision once.
     """
     t = network_time(t, check_data(x))
-    if not callable(network):
+    if not callable(network) or isinstance(network, type):
         raise ArgumentError(f"network is {shown(network)}, expected a function of (t, x) or (t, x, cond)")
+    if isinstance(network, Part) and not isinstance(network, VectorField):
+        raise ArgumentError(f"network is {shown(network)}, expected a field or a network of (t, x) or (t, x, cond)")
     answer = network.velocity if isinstance(network, VectorField) else network
     out = answer(t, x) if cond is None else answer(t, x, cond)
-    if out.shape != x.shape:
-        raise ArgumentError(f"{type(network).__name__} returned {tuple(out.shape)} for x of shape {tuple(x.shape)}")
-    return out
+    return check_answer(out, x, getattr(network, "__name__", type(network).__name__))

@@ -40,6 +40,10 @@ class ClassifierFree(VectorField):
         return self.field.offers & {"velocity", "stochastic"}
 
     @property
+    def event_shape(self) -> tuple[int, ...] | None:  # type: ignore[override]
+        return self.field.event_shape
+
+    @property
     def euclidean(self) -> bool:
         return self.field.euclidean
 

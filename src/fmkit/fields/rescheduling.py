@@ -68,6 +68,10 @@ class Rescheduled(VectorField):
         return self.field.offers & {"velocity"}
 
     @property
+    def event_shape(self) -> tuple[int, ...] | None:  # type: ignore[override]
+        return self.field.event_shape
+
+    @property
     def euclidean(self) -> bool:
         return self.field.euclidean
 

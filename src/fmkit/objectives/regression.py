@@ -21,7 +21,7 @@ from torch import Tensor
 from fmkit.arguments import check_generator, check_instance, checked, shown
 from fmkit.couplings import Coupling
 from fmkit.errors import ArgumentError, CombinationError
-from fmkit.fields import PredictionField, VectorField, as_field, predict
+from fmkit.fields import PredictionField, VectorField, as_field, ask
 from fmkit.objectives.base import Batch, Loss, Objective
 from fmkit.objectives.times import TimeSampler, UniformTime
 from fmkit.paths import AffinePath, PathSample, ProbabilityPath
@@ -80,7 +80,7 @@ class Regression(Objective):
         batch = _as_batch(network, batch)
         t = self.time.sample(len(batch.x1), self.interval(path), generator=generator, device=batch.x1.device)
         point = path.sample(t, batch.x0, batch.x1, generator=generator)
-        error = predict(network, point.t, point.x, batch.cond) - self.target(path, point)
+        error = ask(network, point.t, point.x, batch.cond) - self.target(path, point)
         value = mean_event(error.square())
         weight = self.weight(path, point.t)
         return Loss(value if weight is None else value * weight.to(value.dtype), point.t, {})

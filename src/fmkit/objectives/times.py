@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import abc
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from fmkit.arguments import check_count, check_device, check_generator, check_number, shown
+from fmkit.arguments import check_count, check_device, check_generator, check_instance, check_number, shown
 from fmkit.errors import ArgumentError
 from fmkit.parts import Part
-from fmkit.shapes import time_dtype
+from fmkit.shapes import check_answer, readable, time_dtype
 
 
 class TimeSampler(Part):
@@ -39,7 +39,11 @@ class TimeSampler(Part):
 
     @abc.abstractmethod
     def draw(self, uniform: Tensor) -> Tensor:
-        """Times in [0, 1] from as many uniform numbers (inverse of the distribution function), in float64."""
+        """Times in [0, 1] from as many uniform numbers (inverse of the distribution function), in float64.
+
+        Raises:
+            ArgumentError: for numbers outside [0, 1]; `check_shares` looks at that.
+        """
 
     def sample(
         self,
@@ -60,11 +64,12 @@ class TimeSampler(Part):
         """
         n, (low, high) = check_count("n", n), _ends(interval)
         check_generator(generator)
+        check_instance("stratified", stratified, bool)
         device = torch.device(check_device(device) or "cpu")
         u = torch.rand(n, generator=generator, dtype=time_dtype(device), device=device)
         if stratified:
             u = (torch.arange(n, dtype=u.dtype, device=device) + u) / n
-        u = self.draw(u)
+        u = check_answer(self.draw(u), u, f"{type(self).__name__}.draw")
         if self.shift != 1.0:
             tau = 1 - u
             u = 1 - self.shift * tau / (1 + (self.shift - 1) * tau)
@@ -75,7 +80,7 @@ class UniformTime(TimeSampler):
     """Every time equally often: the paper's choice."""
 
     def draw(self, uniform: Tensor) -> Tensor:
-        return uniform
+        return check_shares("uniform", uniform)
 
 
 class LogitNormal(TimeSampler):
@@ -97,7 +102,9 @@ class LogitNormal(TimeSampler):
         self.mean, self.std = mean, std
 
     def draw(self, uniform: Tensor) -> Tensor:
-        tiny = torch.finfo(uniform.dtype).tiny  # u = 0 would be -inf, which the sigmoid takes; this only avoids NaN
+        tiny = torch.finfo(
+            check_shares("uniform", uniform).dtype
+        ).tiny  # u = 0 would be -inf, which the sigmoid takes; this only avoids NaN
         return torch.sigmoid(self.mean + self.std * torch.special.ndtri(uniform.clamp_min(tiny)))
 
 
@@ -119,7 +126,18 @@ class UShaped(TimeSampler):
         self.a = a
 
     def draw(self, uniform: Tensor) -> Tensor:
-        return 0.5 + torch.asinh((2 * uniform - 1) * math.sinh(self.a / 2)) / self.a
+        return 0.5 + torch.asinh((2 * check_shares("uniform", uniform) - 1) * math.sinh(self.a / 2)) / self.a
+
+
+def check_shares(name: str, u: Any) -> Tensor:
+    """`u` itself, if it is a floating-point tensor of numbers in [0, 1], as far as that can be seen for nothing."""
+    if not isinstance(u, Tensor) or not u.is_floating_point() or u.device.type == "meta" or u.numel() == 0:
+        raise ArgumentError(f"{name} is {shown(u)}, expected a floating-point tensor of numbers in [0, 1]")
+    if readable(u):
+        low, high = (float(v) for v in torch.aminmax(u))
+        if not (low >= 0 and high <= 1):
+            raise ArgumentError(f"{name} ranges over [{low:.6g}, {high:.6g}], expected numbers in [0, 1]")
+    return u
 
 
 def _ends(interval: tuple[float, float]) -> tuple[float, float]:

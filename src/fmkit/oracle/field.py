@@ -88,7 +88,7 @@ class MixtureOracle(VectorField):
         return MixtureOracle(path, check_data(data, "data"), std=0.0, source=source)
 
     @property
-    def event_shape(self) -> tuple[int, ...]:
+    def event_shape(self) -> tuple[int, ...]:  # type: ignore[override]
         """The shape of a sample of the data."""
         return self.mixture.event_shape
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from fmkit.arguments import check_count, check_generator, check_instance
 from fmkit.couplings import Independent
 from fmkit.errors import CombinationError
-from fmkit.fields import as_field, predict
+from fmkit.fields import as_field, ask
 from fmkit.objectives import Objective, Regression
 from fmkit.oracle.law import Given, Law, Row
 from fmkit.oracle.posterior import view_row
@@ -85,7 +85,7 @@ def loss_excess(
     the law's data, a label or a tensor `(...)`.
     """
     check_instance("network", network, torch.nn.Module)
-    asked, given_cond = as_field(network), None if cond is None else torch.as_tensor(cond)
+    field, given_cond = as_field(network), None if cond is None else torch.as_tensor(cond)
     weight = next(network.parameters(), torch.empty(0))
     dtype = weight.dtype if weight.is_floating_point() else torch.float32
 
@@ -93,7 +93,7 @@ def loss_excess(
     def above(given: Given, row: Row, t: Tensor, x: Tensor) -> Tensor:
         shaped = x.reshape(-1, *law.event_shape).to(weight.device, dtype)
         each = None if given_cond is None else given_cond.to(weight.device).expand(len(x), *given_cond.shape)
-        answer = predict(asked, t.to(weight.device), shaped, each)
+        answer = ask(field, t.to(weight.device), shaped, each)
         return (answer.to(x).reshape(x.shape) - given.mean(row)).square().sum(1)
 
     return _mean(above, law, path, source, objective, n, generator)

@@ -174,6 +174,8 @@ class Trainer:
         loss = self._loss(self.field, batch, run, run.step)
         if run.device.type == "cpu":  # on a GPU looking would wait for it; there it is looked at when it is logged
             _check_finite(loss, run.step, self._rate)
+        if not loss.requires_grad:
+            raise TrainingError(f"the loss of {type(self.field).__name__} depends on none of its weights: none is used")
         run.optimizer.zero_grad(set_to_none=True)
         run.scaler.scale(loss).backward()
         if s.clip is not None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fmkit.fields import VectorField, as_field, predict
+from fmkit.fields import VectorField, as_field, ask
 from fmkit_riemannian.manifolds import Manifold
 
 
@@ -47,4 +47,4 @@ class TangentField(VectorField):
 
     def forward(self, t: Tensor, x: Tensor, cond: Any = None) -> Tensor:
         x = self.manifold.nearest(x)
-        return self.manifold.tangent(x, predict(self.network, t, self.manifold.embed(x), cond))
+        return self.manifold.tangent(x, ask(self.network, t, self.manifold.embed(x), cond))
