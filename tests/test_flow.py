@@ -12,6 +12,7 @@ from fmkit.divergence import ExactDivergence, HutchinsonDivergence
 from fmkit.errors import ArgumentError, CombinationError, SavedFileError
 from fmkit.fields import MLP, PredictionField, VectorField
 from fmkit.flow import Flow
+from fmkit.oracle import MixtureOracle
 from fmkit.paths import (
     ICFM,
     CondOT,
@@ -356,6 +357,7 @@ def test_outside_a_bounded_start_the_density_is_zero():
         (lambda f: f.log_prob([[0.0, 1.0]]), "x is .*, expected a tensor"),
         (lambda f: f.transport(torch.zeros(3, 2), 1.5, 0.0), r"t is 1\.5, expected a time in \[0, 1\]"),
         (lambda f: f.transport(torch.zeros(3, 2), 1.0, math.nan), "t1 is nan, expected a number"),
+        (lambda f: f.transport(torch.zeros(3, 2), math.inf, 0.0), "^t is inf, expected a finite number"),
         (lambda f: f.transport(torch.zeros(3, 2), 0.5, 0.5), "strictly increasing or strictly decreasing"),
         (lambda f: f.trajectory(3, [0.0, 2.0]), r"t is 2\.0, expected a time"),
     ],
@@ -721,6 +723,14 @@ def test_a_flows_event_may_be_a_number_or_a_sequence_of_them(shape, seeded):
 def test_other_events_are_refused(shape):
     with pytest.raises(ArgumentError, match="event_shape"):
         Flow(Gaussian(), Scale(), event_shape=shape)
+
+
+def test_a_field_that_knows_its_events_is_given_no_others():
+    field = MixtureOracle(CondOT(), [[0.0, 1.0]])
+    assert Flow(Gaussian(), field, event_shape=2).event_shape == Flow(Gaussian(), field, event_shape=[2]).event_shape
+    for shape in ((), 3, (2, 2)):
+        with pytest.raises(ArgumentError, match=r"MixtureOracle takes events of shape \(2,\); expected the same"):
+            Flow(Gaussian(), field, event_shape=shape)
 
 
 class Still(Solver):
