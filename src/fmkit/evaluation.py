@@ -132,9 +132,7 @@ def conditions(split: Split, n: int, seed: int) -> Tensor | None:
 
 def _continuous(x: Tensor, split: Split, seed: int) -> Tensor:
     """Held-out data as the flow sees it: integer images are dequantized."""
-    if split.train.augment is not None:
-        x = split.train.augment(x, stream(seed, "evaluate-augment"))
-    return x.double()
+    return split.train.augmented(x, stream(seed, "evaluate-augment")).double()
 
 
 def _training_samples(split: Split, n: int, seed: int) -> Tensor | None:

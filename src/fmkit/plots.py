@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from fmkit.errors import ArgumentError
+from fmkit.saving import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,7 +79,7 @@ def _grid(images: Tensor, path: str | Path) -> None:
         axes.set_axis_off()
         if i < n:
             axes.imshow(images[i], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    made.savefig(path, bbox_inches="tight")
+    _write(made, path)
 
 
 def _scatter(x: Tensor, path: str | Path, reference: Tensor | None) -> None:
@@ -93,7 +95,7 @@ def _scatter(x: Tensor, path: str | Path, reference: Tensor | None) -> None:
             axes.scatter(points[:, 0], points[:, 1], s=size, color=colour, alpha=0.5, linewidths=0)
             axes.set_aspect("equal")
         axes.set_title(f"{title} ({len(points)})")
-    made.savefig(path, bbox_inches="tight")
+    _write(made, path)
 
 
 def curves(metrics: str | Path, path: str | Path) -> None:
@@ -114,7 +116,13 @@ def curves(metrics: str | Path, path: str | Path) -> None:
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
-    made.savefig(path, bbox_inches="tight")
+    _write(made, path)
+
+
+def _write(made: Figure, path: str | Path) -> None:
+    picture = io.BytesIO()
+    made.savefig(picture, format=Path(path).suffix.lstrip(".") or "png", bbox_inches="tight")
+    write_bytes(Path(path), picture.getvalue())
 
 
 def _line(axes: Any, records: list[dict[str, Any]], key: str, colour: str) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 from fmkit._version import __version__
 from fmkit.config import Job, Layers, dump, load_layers
 from fmkit.errors import ConfigError, SavedFileError
-from fmkit.saving import write_bytes
+from fmkit.saving import reason, write_bytes
 
 CONFIG, FLOW, METRICS, LINES = "config.yaml", "flow.safetensors", "metrics.json", "metrics.jsonl"
 
@@ -57,8 +57,8 @@ def begin(folder: Path, job: Job, words: Sequence[str]) -> None:
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SavedFileError(f"cannot make the run folder {folder}: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # a ValueError: a name that no file system allows
+        raise SavedFileError(f"cannot make the run folder {folder}: {reason(error)}") from error
     write_bytes(folder / CONFIG, dump(job.config).encode())
     facts = {
         "command": list(words),

@@ -34,12 +34,17 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mappi
     write_bytes(path, data)
 
 
+def reason(error: Exception) -> str:
+    """Why a file could not be used, in a few words: the system's, or that its name is none."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file whole or not at all."""
     try:
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except (OSError, ValueError) as error:
-        raise SavedFileError(f"cannot write {path}: {getattr(error, 'strerror', error)}") from error
+        raise SavedFileError(f"cannot write {path}: {reason(error)}") from error
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
@@ -50,7 +55,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     except BaseException as error:  # an interruption too leaves nothing behind
         Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise SavedFileError(f"cannot write {path}: {error.strerror}") from error
+            raise SavedFileError(f"cannot write {path}: {reason(error)}") from error
         raise
 
 

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fmkit.arguments import check_instance, check_number
+from fmkit.arguments import check_arguments, check_count, check_instance, check_number, shown
 from fmkit.errors import ArgumentError
 from fmkit.oracle import Law
 from fmkit.parts import Part
-from fmkit.shapes import check_finite
+from fmkit.shapes import check_batch, check_data, check_finite
 from fmkit.transforms import Transform
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
@@ -56,6 +56,9 @@ class Data:
         transform: from the user's units to the model's, or None.
         augment: fresh randomness for every batch (dequantization, flips), `(x, generator) -> x`, or None.
         density: the law that x was drawn from, in its units, a stratum for each condition; None where it is not known.
+
+    Raises:
+        ArgumentError: for a transform, an augmentation or strata that are none; x itself is looked at by the trainer.
     """
 
     x: Any
@@ -64,6 +67,22 @@ class Data:
     transform: Transform | None = None
     augment: Augment | None = None
     density: Sequence[Stratum] | None = None
+
+    def __post_init__(self) -> None:
+        check_arguments(type(self).__init__, vars(self))
+
+    def augmented(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """A batch with fresh randomness, or as it is where there is none to add.
+
+        Raises:
+            ArgumentError: if the augmentation gives back anything but as many finite samples.
+        """
+        if self.augment is None:
+            return x
+        y = check_batch(self.augment(x, generator), "what augment returned")
+        if len(y) != len(x):
+            raise ArgumentError(f"augment returned {shown(y)} for a batch of {len(x)}, expected as many samples")
+        return y
 
 
 @dataclass
@@ -76,6 +95,9 @@ class Split:
         test_cond: their conditions, or None.
         classes: number of classes, if conditions are labels.
         levels: number of grey levels, if the samples are integer images (then `bits_per_dim` means something).
+
+    Raises:
+        ArgumentError: for what is no data, no samples, or no number of classes or levels.
     """
 
     train: Data
@@ -83,6 +105,13 @@ class Split:
     test_cond: Any = None
     classes: int | None = None
     levels: int | None = None
+
+    def __post_init__(self) -> None:
+        check_instance("train", self.train, Data)
+        check_data(self.test, "test")
+        for name, value in {"classes": self.classes, "levels": self.levels}.items():
+            if value is not None:
+                check_count(name, value)
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -111,6 +140,8 @@ def as_tensor(x: Any, name: str) -> Tensor:
         ArgumentError: for integers (say what they mean first), an empty or one-dimensional array, or NaN.
     """
     if isinstance(x, np.ndarray):
+        if x.dtype.kind not in "fiubc":
+            raise ArgumentError(f"{name} is an array of {x.dtype}, expected floating point")
         x = torch.from_numpy(x) if x.flags.writeable else torch.from_numpy(x.copy())
     if not isinstance(x, Tensor):
         raise ArgumentError(f"{name} is a {type(x).__name__}, expected a tensor, an array, a Dataset or a DataLoader")
@@ -121,4 +152,4 @@ def as_tensor(x: Any, name: str) -> Tensor:
     if x.ndim < 2 or x.numel() == 0:
         hint = f"; use {name}[:, None] for scalar events" if x.ndim == 1 and x.numel() else ""
         raise ArgumentError(f"{name} has shape {tuple(x.shape)}, expected a non-empty (N, *event){hint}")
-    return check_finite(x, name)
+    return check_finite(check_data(x, name), name)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fmkit.arguments import check_count
-from fmkit.data.toy import Toy, at_least_zero, normal, points, positive, uniform
+from fmkit.data.toy import Toy, at_least_zero, check_draw, chosen, normal, points, positive, uniform
 from fmkit.errors import ArgumentError
 from fmkit.oracle import Boxes
 from fmkit.shapes import numbers
@@ -52,6 +52,7 @@ class Checkerboard(Toy):
         return math.log(self.cells**2 / 2) + 2 * math.log(self.side)
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, None]:
+        check_draw(n, generator)
         half = self.cells // 2
         column = torch.randint(-half, half, (n,), generator=generator, device=generator.device)
         row = 2 * torch.randint(half, (n,), generator=generator, device=generator.device) - half
@@ -68,6 +69,7 @@ class Checkerboard(Toy):
         return torch.full(dark.shape, -self.entropy, dtype=x.dtype, device=x.device).masked_fill_(~dark, -math.inf)
 
     def law(self, component: int | None = None) -> Boxes:
+        chosen(component, self.components)
         square = torch.arange(self.cells, dtype=torch.float64) - self.cells // 2
         corners = torch.cartesian_prod(square, square)
         low = self.side * corners[corners.sum(1) % 2 == 0]
@@ -108,6 +110,7 @@ class Pinwheel(Toy):
         self.rate, self.scale = float(numbers("rate", rate)), float(positive("scale", scale))
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        check_draw(n, generator)
         k = torch.randint(self.components, (n,), generator=generator, device=generator.device)
         z = normal((n, 2), generator)
         along, across = 1 + self.spread[0] * z[:, 0], self.spread[1] * z[:, 1]

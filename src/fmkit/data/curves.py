@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fmkit.data.toy import Toy, at_least_zero, chosen, normal, points, positive, uniform
+from fmkit.data.toy import Toy, at_least_zero, check_draw, chosen, normal, points, positive, uniform
 from fmkit.errors import ArgumentError
 from fmkit.oracle import Mixture
 from fmkit.quadrature import gauss
@@ -58,6 +58,7 @@ class Rings(Toy):
         self.std, self.components = float(positive("std", std)), len(self.radii)
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        check_draw(n, generator)
         k = torch.randint(self.components, (n,), generator=generator, device=generator.device)
         radius = self.radii.to(generator.device)[k]
         circle = radius[:, None] * _circle(2 * math.pi * uniform((n,), generator))
@@ -112,6 +113,7 @@ class Moons(Toy):
         self.shift = float(numbers("shift", shift))
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        check_draw(n, generator)
         k = torch.randint(2, (n,), generator=generator, device=generator.device)
         arc = _arc(k[:, None], math.pi * uniform((n,), generator))
         return (self.scale * (arc + self.noise * normal((n, 2), generator)) + self.shift).float(), k
@@ -142,6 +144,7 @@ class SCurve(Toy):
         self.noise, self.dim = at_least_zero("noise", noise), dim
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, None]:
+        check_draw(n, generator)
         t = 3 * math.pi * (uniform((n,), generator) - 0.5)
         x, middle = _s(t), 2 * uniform((n,), generator)
         if self.dim == 3:
@@ -149,6 +152,7 @@ class SCurve(Toy):
         return (x + self.noise * normal(x.shape, generator)).float(), None
 
     def law(self, component: int | None = None) -> Mixture | None:
+        chosen(component, self.components)
         if self.dim == 3:
             return None
         u, weights = _along(1.5 * math.pi / max(self.noise, NARROWEST))

@@ -5,16 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fmkit.arguments import check_count, check_generator
 from fmkit.data.base import Data, DataSet, Split
 from fmkit.errors import ArgumentError
 from fmkit.randomness import stream
+from fmkit.shapes import check_data
 from fmkit.transforms import Affine
 
 LEVELS = 17
 
 
 def dequantize(x: Tensor, generator: torch.Generator) -> Tensor:
-    """x + u, u ~ U(0, 1): integer grey levels k become densities over [k, k + 1)."""
+    """x + u, u ~ U(0, 1): integer grey levels k, in floating point, become densities over [k, k + 1)."""
+    check_data(x)
+    check_generator(generator)
     return x + torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device)
 
 
@@ -27,13 +31,17 @@ class Digits(DataSet):
         flat: events of shape (64,) instead of (1, 8, 8).
         labels: the digit as a condition.
         split_seed: of the split into 1,437 training and 360 held-out images.
+
+    Raises:
+        ArgumentError: if the split's seed is no whole number of at least 0.
     """
 
     def __init__(self, flat: bool = True, labels: bool = False, split_seed: int = 0) -> None:
         super().__init__()
-        self.flat, self.labels, self.split_seed = flat, labels, split_seed
+        self.flat, self.labels, self.split_seed = flat, labels, check_count("split_seed", split_seed, least=0)
 
     def load(self, seed: int = 0) -> Split:
+        check_count("seed", seed, least=0)
         try:
             from sklearn.datasets import load_digits
         except ImportError as error:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fmkit.data.toy import Toy, chosen, normal, points, positive
+from fmkit.data.toy import Toy, check_draw, chosen, normal, points, positive
 from fmkit.errors import ArgumentError
 from fmkit.oracle import Mixture
 from fmkit.shapes import numbers
@@ -84,6 +84,7 @@ class GaussianMixture(Toy):
         return Mixture(means, weights, covariances=self.factors[k] @ self.factors[k].mT)
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        check_draw(n, generator)
         device = generator.device
         k = torch.multinomial(self.log_weights.exp().to(device), n, replacement=True, generator=generator)
         z = normal((n, self.means.shape[1]), generator)

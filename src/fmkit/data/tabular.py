@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fmkit.arguments import check_instance
 from fmkit.data.base import Data, DataSet, Split
 from fmkit.errors import ArgumentError, did_you_mean
 from fmkit.randomness import stream
@@ -41,9 +42,10 @@ class Tabular(DataSet):
         test_fraction: share of rows held out, in (0, 1).
 
     Raises:
-        ArgumentError: for a fraction outside (0, 1), an empty list of columns, or classes without a single condition;
-            from `load`, for a file that is missing or unreadable, with what was tried; and for a cell, row or column
-            that cannot be used (not a number, missing, not finite, constant), naming file, row and column.
+        ArgumentError: for a fraction outside (0, 1), an empty list of columns, classes without a single condition, or a
+            file that is missing or of another kind, with what was tried; from `load`, for one that cannot be read, and
+            for a cell, row or column that cannot be used (not a number, missing, not finite, constant), naming file,
+            row and column.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Tabular(DataSet):
             raise ArgumentError(
                 f"classes is {classes} with {len(condition)} condition columns; expected one column of labels"
             )
+        _found(check_instance("file", file, str), key, header)
         self.file, self.key, self.columns, self.condition = file, key, columns, condition
         self.classes, self.header = classes, header
         self.standardise, self.test_fraction = standardise, test_fraction
@@ -204,7 +207,21 @@ class Table:
 
 def read_table(file: str, key: str | None = None, header: bool | None = None) -> Table:
     """The table in a .csv, .npy or .npz file; the arguments and errors are those of `Tabular`."""
-    path = Path(file).expanduser()
+    path = _found(file, key, header)
+    suffix = path.suffix.lower()
+    try:
+        return _read_csv(file, path, header) if suffix == ".csv" else _read_array(file, path, key)
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error, zipfile.BadZipFile) as error:
+        raise ArgumentError(f"{file} cannot be read as {suffix}: {error}") from error
+
+
+def _found(file: str, key: str | None, header: bool | None) -> Path:
+    """The path of a file of a kind that can be read, which is there, and may have the key and the header asked for."""
+    try:
+        path = Path(file).expanduser()
+        there, folder = path.is_file(), path.is_dir()
+    except (OSError, ValueError, RuntimeError) as error:  # a name that no file system allows, or nobody's home
+        raise ArgumentError(f"{file!r} is no name of a file: {error}") from None
     suffix = path.suffix.lower()
     if suffix not in (".csv", ".npy", ".npz"):
         raise ArgumentError(f"{file} ends in {suffix or 'nothing'!r}, expected .csv, .npy or .npz")
@@ -212,13 +229,9 @@ def read_table(file: str, key: str | None = None, header: bool | None = None) ->
         raise ArgumentError(f"key is {key!r}, and {file} is no .npz file, which alone has keys")
     if header is not None and suffix != ".csv":
         raise ArgumentError(f"header is {header}, and {file} is no .csv file, which alone has one")
-    if not path.is_file():
-        what = "a folder" if path.is_dir() else "no file"
-        raise ArgumentError(f"there is {what} at {file}; looked for {path.absolute()}")
-    try:
-        return _read_csv(file, path, header) if suffix == ".csv" else _read_array(file, path, key)
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error, zipfile.BadZipFile) as error:
-        raise ArgumentError(f"{file} cannot be read as {suffix}: {error}") from error
+    if not there:
+        raise ArgumentError(f"there is {'a folder' if folder else 'no file'} at {file}; looked for {path.absolute()}")
+    return path
 
 
 def _read_csv(file: str, path: Path, header: bool | None) -> Table:

@@ -40,7 +40,11 @@ class Toy(DataSet):
 
     @abc.abstractmethod
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """n samples `(n, d)` and their components `(n,)` (int64, or None), from `generator` alone and on its device."""
+        """n samples `(n, d)` and their components `(n,)` (int64, or None), from `generator` alone and on its device.
+
+        Raises:
+            ArgumentError: for n below 1, or no generator; `check_draw` looks at that.
+        """
 
     def log_prob(self, x: Tensor) -> Tensor:
         """`(B,)` log-densities, in nats, of `(B, d)` points.
@@ -57,8 +61,8 @@ class Toy(DataSet):
         Raises:
             ArgumentError: if n is below 1.
         """
-        check_instance("generator", generator, torch.Generator)
-        return self.draw(check_count("n", n), generator)[0]
+        check_draw(n, generator)
+        return self.draw(n, generator)[0]
 
     @property
     def shares(self) -> list[float]:
@@ -66,7 +70,12 @@ class Toy(DataSet):
         return [1 / self.components] * self.components
 
     def law(self, component: int | None = None) -> Law | None:
-        """The law of the samples, or of those of one component, where one is known whose oracle is; else None."""
+        """The law of the samples, or of those of one component, where one is known whose oracle is; else None.
+
+        Raises:
+            ArgumentError: for a component that there is not.
+        """
+        chosen(component, self.components)
         return None
 
     def load(self, seed: int = 0) -> Split:
@@ -84,6 +93,12 @@ class Toy(DataSet):
         if len(known) < len(laws):
             return None
         return [Stratum(*stratum) for stratum in zip(shares, known, components, strict=True)]
+
+
+def check_draw(n: int, generator: torch.Generator) -> None:
+    """Refuse a number of samples that is none, and what is no generator."""
+    check_count("n", n)
+    check_instance("generator", generator, torch.Generator)
 
 
 def uniform(shape: Sequence[int], generator: torch.Generator) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
+from fmkit.arguments import shown
 from fmkit.data.base import Data, as_tensor
 from fmkit.errors import ArgumentError
 from fmkit.randomness import stream, stream_seed
@@ -167,7 +168,10 @@ def _event_shape(samples: Samples) -> tuple[int, ...]:
 def _rows(values: Any, name: str, x: Tensor, device: torch.device) -> Tensor | None:
     if values is None:
         return None
-    values = torch.as_tensor(values)
+    try:
+        values = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError):
+        raise ArgumentError(f"{name} is {shown(values)}, expected numbers: one for each sample") from None
     if values.ndim == 0 or len(values) != len(x):
         got = "one value" if values.ndim == 0 else f"{len(values)} rows"
         raise ArgumentError(f"{name} has {got} for {len(x)} samples; expected one for each")

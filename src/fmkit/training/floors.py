@@ -153,8 +153,7 @@ def _by_heart(data: Data, seed: int) -> tuple[list[Stratum], int, int]:
     x = as_tensor(data.x, "data")
     rows = torch.randperm(len(x), generator=stream(seed, "floor-points"))[:POINTS]
     points = x[rows.to(x.device)]
-    if data.augment is not None:
-        points = data.augment(points, stream(seed, "floor-augment", device=x.device))
+    points = data.augmented(points, stream(seed, "floor-augment", device=x.device))
     points = points.double()
     if data.transform is not None:
         points = data.transform(points.to(_device(data.transform)))

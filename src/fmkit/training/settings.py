@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field
 
 from fmkit.errors import ArgumentError, did_you_mean
+
+Share = Annotated[float, Field(ge=0, lt=1, strict=True)]
 
 
 class Settings(pydantic.BaseModel):
@@ -44,8 +46,8 @@ class Settings(pydantic.BaseModel):
     warmup: int = Field(0, ge=0)
     decay: Literal["constant", "linear", "cosine"] = "constant"
     weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False)
-    betas: tuple[float, float] = Field((0.9, 0.999), strict=False)
-    clip: float | None = Field(None, gt=0)
+    betas: tuple[Share, Share] = Field((0.9, 0.999), strict=False)
+    clip: float | None = Field(None, gt=0, allow_inf_nan=False)
     ema: float = Field(0.999, ge=0, lt=1)
     precision: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
     seed: int = Field(0, ge=0)

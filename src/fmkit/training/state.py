@@ -23,7 +23,7 @@ from torch import Tensor
 from fmkit._version import __version__
 from fmkit.errors import SavedFileError, TrainingError
 from fmkit.parts import Part
-from fmkit.saving import FORMAT, read_tensors, write_tensors
+from fmkit.saving import FORMAT, read_tensors, reason, write_tensors
 from fmkit.specs import describe
 from fmkit.training.settings import Settings
 
@@ -106,8 +106,8 @@ class Run:
             self._metrics = open(metrics, "ab")  # noqa: SIM115 - open as long as the run
             self._metrics.truncate(kept)
             self._metrics.seek(kept)
-        except OSError as error:
-            raise SavedFileError(f"cannot use the run folder {self.folder}: {error.strerror}") from error
+        except (OSError, ValueError) as error:  # a ValueError: a name that no file system allows
+            raise SavedFileError(f"cannot use the run folder {self.folder}: {reason(error)}") from error
 
     def close(self) -> None:
         """Leave the run folder; the run's own state stays."""

@@ -200,7 +200,7 @@ class Trainer:
         seed, device = self.settings.seed, samples.x1.device
         x1, cond = samples.x1, samples.cond
         if data.augment is not None:
-            x1 = data.augment(x1, stream(seed, purpose + "augment", step, device=device))
+            x1 = data.augmented(x1, stream(seed, purpose + "augment", step, device=device))
         if data.transform is not None:
             x1 = data.transform(x1)
         x1 = x1.to(self._dtype)  # only now: a transform may take away digits that the precision could not hold
