@@ -1,4 +1,4 @@
-"""The commands: train, sample, evaluate, plugins, config."""
+"""The commands: train, sample, evaluate, plugins, config, bench."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ app = typer.Typer(
 )
 plugins = typer.Typer(help="What is installed.", no_args_is_help=True, rich_markup_mode=None)
 config = typer.Typer(help="Configurations, and their JSON schema.", no_args_is_help=True, rich_markup_mode=None)
+bench = typer.Typer(help="Published tables, measured again.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(plugins, name="plugins")
 app.add_typer(config, name="config")
+app.add_typer(bench, name="bench")
 
 
 def _version(wanted: bool) -> None:
@@ -173,6 +175,38 @@ def config_schema() -> None:
     from fmkit.schema import schema
 
     _answer(schema())
+
+
+@bench.callback()
+def bench_top() -> None:
+    """Published tables, measured again."""
+
+
+@bench.command("transport2d")
+def bench_transport2d(
+    row: Annotated[list[str] | None, typer.Option(help="Only this one, as ot-cfm; may be given again.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="Only this one, as moons; may be given again.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Only this one; may be given again. 42 to 46.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Of training; fewer make another table.")] = 20_000,
+    points: Annotated[int, typer.Option(min=2, help="Of each set; fewer make another table.")] = 10_000,
+    out: Annotated[Path, typer.Option(help="The folder of the results; what is there is not run again.")] = Path(
+        "runs/transport2d"
+    ),
+    table: Annotated[bool, typer.Option("--table", help="Run nothing: show what there is.")] = False,
+    page: Annotated[Path | None, typer.Option(help="Write the page and its results into this folder too.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no table.")] = False,
+    as_json: Json = False,
+) -> None:
+    """The two-dimensional transport table of [SF]2M: W2 and path energy, cell by cell, over five seeds."""
+    from fmkit.cli.bench import run_cells, show, write_page
+
+    results = run_cells(row, data, seed, steps, points, out, page, table, quiet=quiet or as_json)
+    if page is not None:
+        write_page(results, page)
+    if as_json:
+        _answer(results)
+    elif not quiet:
+        show(results)
 
 
 def _answer(value: Any) -> None:

@@ -1,6 +1,7 @@
 """Metrics: samples in, numbers out."""
 
 from fmkit.metrics.base import Metric
+from fmkit.metrics.energy import PathEnergy, normalized_path_energy, path_energy
 from fmkit.metrics.frechet import Frechet, frechet_distance
 from fmkit.metrics.kernels import MMD, EnergyDistance
 from fmkit.metrics.likelihood import NegativeLogLikelihood, bits_per_dim, bits_per_dim_with_error, nll
@@ -12,12 +13,15 @@ __all__ = [
     "Frechet",
     "Metric",
     "NegativeLogLikelihood",
+    "PathEnergy",
     "SlicedWasserstein",
     "Wasserstein",
     "bits_per_dim",
     "bits_per_dim_with_error",
     "frechet_distance",
     "nll",
+    "normalized_path_energy",
+    "path_energy",
     "sliced_wasserstein",
     "wasserstein_1d",
 ]

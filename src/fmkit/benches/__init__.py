@@ -1,0 +1,1 @@
+"""Published tables, to be measured again: `fmkit bench`."""

@@ -1,0 +1,78 @@
+"""`fmkit bench`."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fmkit.errors import ConfigError
+
+PAGE, RESULTS = "transport2d.md", "transport2d.json"
+
+
+def run_cells(
+    rows: Sequence[str] | None,
+    data: Sequence[str] | None,
+    seeds: Sequence[int] | None,
+    steps: int,
+    points: int,
+    out: Path,
+    page: Path | None,
+    only_table: bool,
+    quiet: bool,
+) -> list[dict[str, Any]]:
+    """Measure the cells asked for that are not there yet; every result in the folder."""
+    from fmkit.benches.transport2d import DATA, ROWS, SEEDS, Bench, Protocol, check_cell
+    from fmkit.errors import ArgumentError
+    from fmkit.training import Progress
+
+    # Seeds outermost: a table that is stopped early has every row.
+    cells = list(itertools.product(seeds or SEEDS, data or DATA, rows or ROWS))
+    for seed, name, row in cells:  # all of them before the first, which may take an hour
+        try:
+            check_cell(row, name, seed)
+        except ArgumentError as error:
+            raise ConfigError(str(error), "bench") from None
+    if only_table and not out.is_dir():
+        raise ConfigError(f"there is no folder {out}", "--out")
+    if page is not None and not page.is_dir():
+        raise ConfigError(f"there is no folder {page}", "--page")
+    bench = Bench(out, Protocol(steps, points), tuple if quiet else lambda: [Progress()])
+    for i, (seed, name, row) in enumerate(() if only_table else cells, 1):
+        if not quiet:
+            print(f"[{i}/{len(cells)}] {row}, {name}, seed {seed}", file=sys.stderr)
+        bench.cell(row, name, seed)
+    return bench.results()
+
+
+def write_page(results: list[dict[str, Any]], folder: Path) -> None:
+    """The page of the documentation, and the results that it is made of."""
+    from fmkit.benches.table import page
+    from fmkit.saving import write_bytes
+
+    text = page(results)
+    write_bytes(folder / RESULTS, json.dumps(results, indent=1).encode() + b"\n")
+    write_bytes(folder / PAGE, text.encode())
+
+
+def show(results: list[dict[str, Any]]) -> None:
+    """The tables, for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from fmkit.benches.table import HEAD, caption, lines, protocol_of
+    from fmkit.benches.transport2d import DATA
+
+    console = Console()
+    console.print(caption(protocol_of(results)), highlight=False)
+    for data, title in DATA.items():
+        table = Table(*HEAD, title=title, title_justify="left", box=None, padding=(0, 1))
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for line in lines(results, data):
+            table.add_row(*line.cells)
+        console.print("", table)
