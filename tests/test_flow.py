@@ -246,6 +246,7 @@ def test_log_prob_has_gradients(seeded):
     torch.testing.assert_close(dx, -x.detach() * shrink, rtol=1e-5, atol=0)
     assert torch.autograd.gradcheck(lambda y: flow.log_prob(y, differentiable=True), (x,))
     assert not flow.log_prob(x).requires_grad
+    assert not any(part.requires_grad for part in flow.log_prob_with_error(x))
 
 
 def test_samples_have_gradients(seeded):
@@ -254,6 +255,9 @@ def test_samples_have_gradients(seeded):
     (dw,) = torch.autograd.grad(x.sum(), flow.field.w)
     assert dw.item() == pytest.approx(x.sum().item(), rel=1e-5)
     assert not flow.sample(4, generator=seeded(0)).requires_grad
+    assert not flow.trajectory(4, generator=seeded(0)).final.requires_grad
+    assert not any(part.requires_grad for part in flow.sample_with_log_prob(4, generator=seeded(0)))
+    assert not flow.transport(torch.zeros(4, 2)).requires_grad
     x, log_prob = flow.sample_with_log_prob(4, generator=seeded(0), differentiable=True)
     (dw,) = torch.autograd.grad(log_prob.sum(), flow.field.w)
     assert dw.item() == pytest.approx(-8, rel=1e-5)  # log p(x(1)) = log N(x0) - 2 w for each of 4
