@@ -157,6 +157,6 @@ METHOD = (
     expectation over the very trajectories that end in the samples, the integral by the same Euler steps, and W2²(q0,
     q1) between their starting points and the test points. Samples begin at N(0, I) in every row, as in the
     publication, also where the path begins a little wider (N(0, 1.01 I) for I-CFM).""",
-    """[SF]2M is shown by its flow: the bridge's velocity is regressed under exact couplings within a batch, and followed
-    as an ODE. Its score network is for SDEs, and is not needed here.""",
+    """[SF]2M is shown by its flow: the bridge's velocity is regressed under exact couplings within a batch, and
+    followed as an ODE. Its score network is for SDEs, and is not needed here.""",
 )

@@ -70,9 +70,9 @@ def show(results: list[dict[str, Any]]) -> None:
     console = Console()
     console.print(caption(protocol_of(results)), highlight=False)
     for data, title in DATA.items():
-        table = Table(*HEAD, title=title, title_justify="left", box=None, padding=(0, 1))
-        for column in table.columns[1:]:
-            column.justify = "right"
+        table = Table(*HEAD, title=title, title_justify="left", box=None, padding=(0, 1), pad_edge=False)
+        for column in table.columns:
+            column.justify, column.no_wrap = "right" if column.header else "left", True
         for line in lines(results, data):
-            table.add_row(*line.cells)
+            table.add_row(*(cell.replace(" ± ", "±") for cell in line.cells))  # so that it fits 80 columns
         console.print("", table)
