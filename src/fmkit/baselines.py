@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from fmkit.arguments import check_instance
+from fmkit.data import Split
 from fmkit.errors import ArgumentError
 from fmkit.randomness import stream, stream_seed
-
-if TYPE_CHECKING:
-    from fmkit.data import Split
 
 MIXTURES = {
     "one full Gaussian": (1, "full"),
@@ -36,7 +34,7 @@ def bits_per_dim(split: Split, seed: int = 0) -> dict[str, float]:
     Raises:
         ArgumentError: for data without grey levels, or if scikit-learn is not installed.
     """
-    if split.levels is None:
+    if check_instance("split", split, Split).levels is None:
         raise ArgumentError("bits per dimension are for integer images; this data has no grey levels")
     try:
         from sklearn.mixture import GaussianMixture

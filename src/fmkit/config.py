@@ -18,13 +18,16 @@ import pydantic
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from fmkit.arguments import checked
 from fmkit.errors import ArgumentError, ConfigError, FmkitError
+from fmkit.saving import reason
 
 if TYPE_CHECKING:
     from fmkit.data import Split
     from fmkit.training import Trainer
 
 PartSpec = str | dict[str, Any]
+DEEPEST = 50  # parts within parts
 
 
 class RunConfig(pydantic.BaseModel):
@@ -52,6 +55,43 @@ class RunConfig(pydantic.BaseModel):
     callbacks: list[PartSpec] = []
     trainer: dict[str, Any] = {}
     seed: int = pydantic.Field(0, ge=0)
+
+    def __init__(self, **values: Any) -> None:
+        from fmkit.training.settings import mistake
+
+        for key, value in values.items():
+            check_plain(value, key)
+        try:
+            super().__init__(**values)
+        except pydantic.ValidationError as error:
+            first = error.errors()[0]
+            place = str(first["loc"][0])
+            if first["type"] == "missing":
+                raise ConfigError("missing; a run needs data", place) from None
+            said = mistake(error, type(self).model_fields)[1]
+            if first["type"] != "extra_forbidden" and "PartSpec" not in said and place not in ("trainer", "seed"):
+                said = f"got {values[place]!r}, expected a name or a mapping with a name"
+            raise ConfigError(said, place) from None
+
+
+def check_plain(value: Any, where: str, depth: int = 0) -> None:
+    """Refuse what no configuration holds: YAML also knows dates, bytes, sets, keys that are no text, and loops.
+
+    Raises:
+        ConfigError: naming the dotted key.
+    """
+    if depth > DEEPEST:
+        raise ConfigError(f"nested more than {DEEPEST} deep, or inside itself", where.split(".")[0])
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise ConfigError(f"has a key {key!r}, expected text", where)
+            check_plain(inner, f"{where}.{key}", depth + 1)
+    elif isinstance(value, list | tuple):
+        for i, inner in enumerate(value):
+            check_plain(inner, f"{where}.{i}", depth + 1)
+    elif value is not None and not isinstance(value, str | bool | int | float):
+        raise ConfigError(f"got {value!r}, expected a number, text, a list or a mapping", where)
 
 
 @dataclass
@@ -114,7 +154,8 @@ class Layers:
         return ""
 
 
-def load_layers(base: Mapping[str, Any], file: Path | None, words: Sequence[str], name: str = "") -> Layers:
+@checked
+def load_layers(base: Mapping[str, Any], file: str | Path | None, words: Sequence[str], name: str = "") -> Layers:
     """The layers of a run: a recipe's values, a file, and `key=value` words.
 
     Raises:
@@ -133,6 +174,7 @@ def load_layers(base: Mapping[str, Any], file: Path | None, words: Sequence[str]
     return layers
 
 
+@checked
 def read_word(word: str) -> tuple[str, Any]:
     """The dotted key of a `key=value`, and the value as YAML reads it.
 
@@ -145,20 +187,26 @@ def read_word(word: str) -> tuple[str, Any]:
     return key, parsed(text, key) if text else None
 
 
-def read_file(path: Path) -> tuple[dict[str, Any], Any]:
+@checked
+def read_file(path: str | Path) -> tuple[dict[str, Any], Any]:
     """The values of a YAML 1.2 (or JSON) file, and a function from dotted key to line number.
 
     Raises:
         ConfigError: if it is missing, or not a mapping in YAML.
     """
+    path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise ConfigError(f"cannot read the configuration {path}: {reason}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"cannot read the configuration {path}: not UTF-8 text") from None
+    except (OSError, ValueError) as error:  # a ValueError: a name that no file system allows
+        raise ConfigError(f"cannot read the configuration {path}: {reason(error)}") from None
     try:
         marked = _yaml("rt").load(text)
         values = _yaml("safe").load(text)
+        check_plain(values, str(path))
+    except RecursionError:
+        raise ConfigError(f"{path} is nested too deeply") from None
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
@@ -178,25 +226,17 @@ def read_file(path: Path) -> tuple[dict[str, Any], Any]:
     return values, line
 
 
+@checked
 def validate(layers: Layers) -> RunConfig:
     """The typed configuration.
 
     Raises:
         ConfigError: naming the key, what was got, what would be right, and where it stands.
     """
-    from fmkit.training.settings import mistake
-
     try:
         return RunConfig(**layers.values)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        place = str(first["loc"][0])
-        if first["type"] == "missing":
-            raise ConfigError("missing; a run needs data", place) from None
-        said = mistake(error, RunConfig.model_fields)[1]
-        if first["type"] != "extra_forbidden" and "PartSpec" not in said and place not in ("trainer", "seed"):
-            said = f"got {layers.values[place]!r}, expected a name or a mapping with a name"
-        raise located(ConfigError(said, place), layers) from None
+    except ConfigError as error:
+        raise located(error, layers) from None
 
 
 def located(error: ConfigError, layers: Layers) -> ConfigError:
@@ -214,6 +254,7 @@ class Job:
     trainer: Trainer
 
 
+@checked
 def assemble(layers: Layers, progress: bool = True) -> Job:
     """Load the data and build the parts of a run.
 
@@ -260,6 +301,7 @@ def _assemble(config: RunConfig, progress: bool) -> Job:
     return Job(config, split, trainer)
 
 
+@checked
 def settings_of(config: RunConfig) -> Any:
     """The trainer's settings, with the run's seed."""
     from fmkit.training.settings import Settings
@@ -273,6 +315,7 @@ def settings_of(config: RunConfig) -> Any:
         raise ConfigError(said, f"trainer.{place}") from None
 
 
+@checked
 def dump(config: RunConfig) -> str:
     """The configuration as YAML, every key written out."""
     values = config.model_dump()
@@ -310,6 +353,8 @@ def parsed(text: str, where: str) -> Any:
     """
     try:
         return _yaml("safe").load(text)
+    except RecursionError:
+        raise ConfigError("nested too deeply", where) from None
     except YAMLError as error:
         problem = getattr(error, "problem", None) or "cannot be read"
         raise ConfigError(f"got {text!r}, which is no YAML value: {problem}", where) from None

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fmkit.arguments import check_count, checked
+from fmkit.data import Data, Split
+from fmkit.divergence import Divergence
 from fmkit.errors import CombinationError
 from fmkit.fields import network_of
+from fmkit.flow import Flow
 from fmkit.metrics import Frechet, SlicedWasserstein, bits_per_dim, nll
 from fmkit.randomness import stream
-
-if TYPE_CHECKING:
-    from fmkit.data import Data, Split
-    from fmkit.divergence import Divergence
-    from fmkit.flow import Flow
-    from fmkit.training import Trainer
+from fmkit.shapes import check_data
+from fmkit.training import Trainer
 
 QUALITY_SAMPLES = 1000
 
 
+@checked
 def evaluate(
     flow: Flow,
     split: Split,
@@ -44,7 +45,13 @@ def evaluate(
         `bits_per_dim` with its standard error for integer images, `nll` in nats otherwise (None, with the reason,
         where the flow has no density); `nfe` of sampling with the flow's own solver; distances between samples and
         held-out data, each beside its floor, the same distance from training data.
+
+    Raises:
+        ArgumentError: for what is no flow or split, or numbers out of range.
     """
+    check_count("seed", seed, least=0)
+    check_count("samples", samples, least=2)
+    check_count("dequantizations", dequantizations)
     began = time.monotonic()
     figures: dict[str, Any] = likelihood(flow, split, seed, dequantizations, divergence)
     figures["likelihood_seconds"] = round(time.monotonic() - began, 2)
@@ -58,10 +65,12 @@ def evaluate(
     return figures | quality(x, split, seed)
 
 
+@checked
 def likelihood(
     flow: Flow, split: Split, seed: int, dequantizations: int = 1, divergence: Divergence | None = None
 ) -> dict[str, Any]:
     """`bits_per_dim` or `nll` of the held-out data, with the standard error of the mean over it."""
+    check_count("seed", seed, least=0)
     name = "nll" if split.levels is None else "bits_per_dim"
     try:
         if split.levels is None:
@@ -88,8 +97,10 @@ def likelihood(
     }
 
 
+@checked
 def quality(x: Tensor, split: Split, seed: int) -> dict[str, float]:
     """Distances of samples `(N, *event)` from the held-out data, and the floor: those of as many training samples."""
+    check_data(x)
     real = split.test
     figures: dict[str, float] = {}
     train = _training_samples(split, len(x), seed)
@@ -103,6 +114,7 @@ def quality(x: Tensor, split: Split, seed: int) -> dict[str, float]:
     return figures
 
 
+@checked
 def above_floor(flow: Flow, trainer: Trainer, data: Data) -> dict[str, Any]:
     """The least possible loss on the training data, and how far above it the flow's network is.
 
@@ -123,11 +135,14 @@ def above_floor(flow: Flow, trainer: Trainer, data: Data) -> dict[str, Any]:
     }
 
 
+@checked
 def conditions(split: Split, n: int, seed: int) -> Tensor | None:
     """Conditions to sample with: those of held-out data, drawn with replacement."""
     if split.test_cond is None:
         return None
-    return split.test_cond[torch.randint(len(split.test_cond), (n,), generator=stream(seed, "evaluate-conditions"))]
+    return split.test_cond[
+        torch.randint(len(split.test_cond), (check_count("n", n),), generator=stream(seed, "evaluate-conditions"))
+    ]
 
 
 def _continuous(x: Tensor, split: Split, seed: int) -> Tensor:

@@ -36,7 +36,12 @@ def digits() -> dict[str, Any]:
 
 
 def standard(data: str) -> dict[str, Any]:
-    """For points in a few dimensions: under a minute on two cores."""
+    """For points in a few dimensions: under a minute on two cores.
+
+    Raises:
+        RegistryError: if no such data set is installed.
+    """
+    registry.find(DATASETS, data)
     return {
         "data": data,
         "path": "condot",
@@ -57,6 +62,8 @@ def find(name: str) -> dict[str, Any]:
         ConfigError: if there is none of that name, with the closest one.
         PluginLoadError: if the package behind it is broken.
     """
+    if not isinstance(name, str):
+        raise ConfigError(f"the recipe is {name!r}, expected text, as 'digits'", "train")
     if registry.find_or_none(RECIPES, name):
         return registry.load(RECIPES, name)()
     if registry.find_or_none(DATASETS, name):

@@ -83,6 +83,12 @@ def _singular(group: str) -> str:
     return group.rsplit(".", 1)[-1].removesuffix("s").replace("_", " ")
 
 
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):  # fmkit.arguments would bring torch, and listing is to do without
+        raise RegistryError(f"{name} is {value!r}, expected text, as 'fmkit.paths' or 'condot'")
+    return value
+
+
 def _normal(package: str) -> str:
     return re.sub(r"[-_.]+", "-", package).lower()
 
@@ -111,6 +117,8 @@ def refresh() -> None:
 
 def entries(group: str | None = None) -> list[Entry]:
     """Everything registered, or everything in one group as `"fmkit.paths"`; imports nothing."""
+    if group is not None:
+        _text("group", group)
     return [e for e in _scan() if group in (None, e.group)]
 
 
@@ -123,11 +131,11 @@ def find(group: str, name: str) -> Entry:
     """The entry that `name` means in `group`, without importing it.
 
     Raises:
-        RegistryError: if nothing has that name (with the closest one), or two plugins have (naming both).
+        RegistryError: if nothing has that name (with the closest one), two have (naming both), or it is no text.
     """
-    there = entries(group)
+    there = entries(_text("group", group))
     kind = _singular(group)
-    package, _, bare = name.replace("_", "-").rpartition("/")
+    package, _, bare = _text("name", name).replace("_", "-").rpartition("/")
     hits = [e for e in there if e.name.replace("_", "-") == bare and (not package or e.package == _normal(package))]
     if not hits:
         known = {e.qualified if package else e.name for e in there}
@@ -187,4 +195,6 @@ def name_of(cls: type) -> str | None:
         >>> name_of(fmkit.paths.CondOT)
         'condot'
     """
+    if not isinstance(cls, type):
+        raise RegistryError(f"cls is {cls!r}, expected a class")
     return _named(cls)

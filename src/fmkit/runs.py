@@ -110,6 +110,21 @@ def load_flow(run: Path) -> Any:
     return Flow.load(run)
 
 
+def records(lines: Path) -> list[dict[str, Any]]:
+    """The records of a `metrics.jsonl`.
+
+    Raises:
+        SavedFileError: naming the first line that is none.
+    """
+    found: list[dict[str, Any]] = []
+    try:
+        for line in lines.read_text(encoding="utf-8").splitlines():
+            found.append({key: float(value) for key, value in json.loads(line).items()})
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise SavedFileError(f"{lines}, line {len(found) + 1}: no record of numbers ({reason(error)})") from None
+    return found
+
+
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write JSON whole or not at all."""
     write_bytes(path, json.dumps(values, indent=2).encode() + b"\n")

@@ -118,6 +118,9 @@ def load_flow(path: str | Path, using: Iterable[Any] = ()) -> Flow:
     dtypes = {v.dtype for v in state.values() if v.is_floating_point()}
     if len(dtypes) == 1:
         flow.to(dtypes.pop())
+    for key, value in flow.state_dict().items():
+        if key in state and state[key].is_floating_point() != value.is_floating_point():
+            raise SavedFileError(f"{path} has {state[key].dtype} for {key}, expected {value.dtype}")
     try:
         flow.load_state_dict(state)
     except RuntimeError as error:

@@ -18,6 +18,8 @@ from torch import Tensor
 from fmkit.arguments import check_count, shown
 from fmkit.errors import ArgumentError
 
+MOST = 2**60 - 1  # numbers of a tensor: torch counts their bytes in 64 bits
+
 
 def time_dtype(device: torch.device) -> torch.dtype:
     """float64 wherever the device has it (Apple's GPUs do not)."""
@@ -159,7 +161,10 @@ def check_shape(shape: Sequence[int]) -> tuple[int, ...]:
     """The shape (B, *event) of a draw, of whole numbers >= 1; otherwise an ArgumentError."""
     if not isinstance(shape, Sequence) or isinstance(shape, str) or len(shape) == 0:
         raise ArgumentError(f"shape is {shown(shape)}, expected (B, *event)")
-    return tuple(check_count("a length of the shape", n) for n in shape)
+    lengths = tuple(check_count("a length of the shape", n) for n in shape)
+    if math.prod(lengths) > MOST:
+        raise ArgumentError(f"shape is {shown(lengths)}, more numbers than any tensor holds")
+    return lengths
 
 
 def numbers(name: str, value: Any) -> Tensor:

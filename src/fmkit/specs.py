@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from fmkit import registry
+from fmkit.arguments import check_instance
 from fmkit.errors import ConfigError, FmkitError, SavedFileError, did_you_mean
 from fmkit.fields import VectorField
 from fmkit.parts import Part, parameters_of
@@ -39,6 +40,7 @@ def describe(part: Part, tensors: dict[str, Tensor] | None = None, where: str = 
     Raises:
         SavedFileError: for an argument that is not data (a function, say).
     """
+    check_instance("part", part, Part)
     name = registry.name_of(type(part)) or _label(type(part))
     arguments = {k: _describe(v, tensors, f"{where}.{k}".lstrip(".")) for k, v in part.arguments.items()}
     return {"name": name, **arguments} if arguments else name
@@ -91,6 +93,8 @@ def build(base: type[Part], spec: Any, where: str, context: Context | None = Non
         ConfigError: naming the dotted key, what was got, and what would be right.
     """
     context = context or Context()
+    if not (inspect.isclass(base) and issubclass(base, Part) and base.group):
+        raise ConfigError(f"got {base!r}, expected a kind of part, as fmkit.Solver", where)
     if isinstance(spec, Part) and isinstance(spec, base):
         return spec
     if isinstance(spec, str):

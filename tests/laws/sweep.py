@@ -16,7 +16,7 @@ NAN, INF = math.nan, math.inf
 class Sweep(list):
     """Cases: a call that works and, for each of its arguments, values that have no meaning there."""
 
-    def case(self, name, call, good, **bad):
+    def case(self, name, call, good, /, **bad):
         """`call(**good())` works; with any one argument out of `bad` it must not."""
         self.append(pytest.param(call, good, bad, id=name))
 

@@ -37,7 +37,15 @@ def _report(error: Exception) -> int:
         return _say(str(error), WORK)
     if isinstance(error, FmkitError):
         return _say(str(error), USER)
+    if isinstance(error, OSError) and error.filename:
+        return _say(f"cannot use {_short(str(error.filename))}: {error.strerror}", USER)
+    if isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error):
+        return _say("not enough memory for that; ask for fewer samples at once, or smaller batches", WORK)
     return _say(f"{type(error).__name__}: {error} (unexpected; --debug shows where)", WORK)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 200 else f"{name[:100]}..."
 
 
 def _say(message: str, code: int) -> int:

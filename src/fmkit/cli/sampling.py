@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def _solver(flow: Any, name: str | None, steps: int | None) -> Any:
     if name is None and steps is None:
         return None
     spec = describe(flow.solver) if name is None else parsed(name, "--solver")
-    if steps is not None:
+    if steps is not None and isinstance(spec, str | Mapping):
         spec = {**({"name": spec} if isinstance(spec, str) else spec), "steps": steps}
     return build(Solver, spec, "--solver")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -131,8 +130,8 @@ def _validation(job: Job) -> Any:
 def _losses(lines: Path) -> dict[str, float]:
     """The last loss of each kind."""
     last: dict[str, float] = {}
-    for line in lines.read_text().splitlines() if lines.exists() else ():
-        last |= {k: v for k, v in json.loads(line).items() if k.endswith("loss")}
+    for record in runs.records(lines) if lines.exists() else ():
+        last |= {k: v for k, v in record.items() if k.endswith("loss")}
     return last
 
 

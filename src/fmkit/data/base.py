@@ -109,6 +109,8 @@ class Split:
     def __post_init__(self) -> None:
         check_instance("train", self.train, Data)
         check_data(self.test, "test")
+        if self.test_cond is not None and len(self.test_cond) != len(self.test):
+            raise ArgumentError(f"test_cond has {len(self.test_cond)} rows for {len(self.test)} samples of test")
         for name, value in {"classes": self.classes, "levels": self.levels}.items():
             if value is not None:
                 check_count(name, value)

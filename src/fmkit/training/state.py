@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from fmkit._version import __version__
-from fmkit.errors import SavedFileError, TrainingError
+from fmkit.arguments import check_count, shown
+from fmkit.errors import ArgumentError, SavedFileError, TrainingError
 from fmkit.parts import Part
 from fmkit.saving import FORMAT, read_tensors, reason, write_tensors
 from fmkit.specs import describe
@@ -103,6 +104,9 @@ class Run:
             if metrics.exists() and not resume:
                 raise TrainingError(f"{self.folder} holds a run already; resume it, or choose another folder")
             kept = self._load_newest()
+            there = metrics.stat().st_size if metrics.exists() else 0
+            if there < kept:
+                raise SavedFileError(f"{metrics} has {there} bytes; the checkpoint was written when it had {kept}")
             self._metrics = open(metrics, "ab")  # noqa: SIM115 - open as long as the run
             self._metrics.truncate(kept)
             self._metrics.seek(kept)
@@ -185,6 +189,7 @@ class Run:
             except SavedFileError as error:
                 warnings.warn(f"{error}; going on from the checkpoint before it", stacklevel=4)
                 continue
+            _check_header(header, path)
             self._check(header, path)
             for prefix, module in self._modules().items():
                 part = {k.removeprefix(f"{prefix}."): v for k, v in tensors.items() if k.startswith(f"{prefix}.")}
@@ -193,14 +198,16 @@ class Run:
                 except RuntimeError as error:
                     raise SavedFileError(f"{path} does not fit this run's {prefix}: {error}") from error
             for i, parameter in enumerate(self.parameters):
-                state = {k: tensors[f"optimizer.{i}.{k}"] for k in ("step", "exp_avg", "exp_avg_sq")}
+                like = {"step": torch.Size(), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
+                state = {k: _taken(tensors, f"optimizer.{i}.{k}", shape, path) for k, shape in like.items()}
                 fused = self.optimizer.param_groups[0]["fused"]
                 state["step"] = state["step"].to(self.device if fused else "cpu")
                 self.optimizer.state[parameter] = {
                     k: v.clone() if k == "step" else v.to(parameter.device, copy=True) for k, v in state.items()
                 }
             self.scaler.load_state_dict(header["scaler"]) if self.scaler.is_enabled() else None
-            self.total, self.counted = tensors["total"].to(self.device), header["counted"]
+            self.total = _taken(tensors, "total", torch.Size(), path).to(self.device)
+            self.counted = header["counted"]
             self.step = header["step"]
             return int(header["metrics_bytes"])
         return 0
@@ -209,9 +216,9 @@ class Run:
         """Refuse to go on with other numbers: the run would silently be neither the old one nor the new."""
         free = {"steps", "device", "keep", "checkpoint_every", "loss_floor"}
         was, now = header["settings"], self.settings.model_dump(mode="json")
-        for key in was:
-            if key not in free and was[key] != now.get(key):
-                raise SavedFileError(f"{path} was trained with {key} = {was[key]!r}, this run has {now.get(key)!r}")
+        for key in now:
+            if key not in free and was.get(key) != now[key]:
+                raise SavedFileError(f"{path} was trained with {key} = {was.get(key)!r}, this run has {now[key]!r}")
         for key, part in self._described().items():
             if header["parts"].get(key) != part:
                 raise SavedFileError(f"{path} was trained with {key} = {header['parts'].get(key)}, this run has {part}")
@@ -219,6 +226,27 @@ class Run:
     def _described(self) -> dict[str, Any]:
         """The parts as plain data; their tensors are in the checkpoint itself, or in the data."""
         return {key: describe(part, {}, key) for key, part in self.parts.items()}
+
+
+def _check_header(header: dict[str, Any], path: Path) -> None:
+    """Refuse a checkpoint whose description is damaged."""
+    if header.get("kind") != "checkpoint":
+        raise SavedFileError(f"{path} holds a {header.get('kind')!r}, expected a checkpoint")
+    for key in ("step", "counted", "metrics_bytes"):
+        try:
+            check_count(key, header.get(key), least=0)
+        except ArgumentError as error:
+            raise SavedFileError(f"{path} is damaged: {error}") from None
+    for key in ("settings", "parts"):
+        if not isinstance(header.get(key), dict):
+            raise SavedFileError(f"{path} is damaged: {key} is {shown(header.get(key))}, expected a mapping")
+
+
+def _taken(tensors: dict[str, Tensor], key: str, shape: torch.Size, path: Path) -> Tensor:
+    """A tensor of a checkpoint, if it is there and of the shape that this run has."""
+    if key not in tensors or tensors[key].shape != shape:
+        raise SavedFileError(f"{path} has {shown(tensors.get(key))} for {key}, expected one of shape {tuple(shape)}")
+    return tensors[key]
 
 
 def _groups(parameters: list[torch.nn.Parameter], decay: float) -> list[dict[str, Any]]:
