@@ -25,6 +25,7 @@ from fmkit.testing.report import Measured, NotChecked, Report, faults
 from fmkit.testing.solver_inputs import DIGITS, LAWS, MEAN, gaussian_field, spread
 
 MISS = 0.25  # how far below its claim an order may be measured
+ON_TIME = 1e-9  # what rounding leaves of the time between an end and the one asked for
 MANNERS = ("dtype", "first", "seeds", "rows")  # without these nothing below can be measured
 
 
@@ -59,12 +60,30 @@ def _end(trial: Trial) -> Measured:
         if tuple(solution.times) != times or len(solution.states) != 2:
             return faults([f"asked for {times}, it returned {len(solution.states)} states at {solution.times}"])
         miss = (clock - (times[-1] - times[0])).abs().max().item()
-        if not miss <= worst:
+        if not miss <= worst and not (trial.stepped and _vanishes(trial, x0, times, miss)):
             worst, where = (
                 miss,
                 f"from t = {times[0]:.4g}, sent to {times[-1]:.4g}",
             )
-    return Measured(worst, 1e-6 if not trial.stepped else 1e-9, "time between its end and the one asked for", where)
+    return Measured(worst, 1e-6 if not trial.stepped else ON_TIME, "time between its end and the one asked for", where)
+
+
+def _vanishes(trial: Trial, x0: Tensor, times: Sequence[float], miss: float) -> bool:
+    """Whether a clock goes wrong by its rate, not by its end: in as many shorter steps the rate is right.
+
+    A method with a linear part of its own (exponential integrators) is exact on none of the kit's fields, and its rate
+    is wrong by a power of the step. One that stops early, by a time or by a part of a step, misses as great a share of
+    a short time as of a long one.
+    """
+    begin, way = times[0], times[-1] - times[0]
+    while not miss <= ON_TIME:
+        way = way / 16
+        clock = _clock(trial, x0, (begin, begin + way))[1]
+        missed = (clock - (begin + way - begin)).abs().max().item()
+        if not 16 * missed <= miss / 8:
+            return False
+        miss = missed
+    return True
 
 
 def _clock(trial: Trial, x0: Tensor, times: Sequence[float]) -> tuple[Solution, Tensor]:
