@@ -9,7 +9,9 @@ from fmkit.cli.check import arguments_of, check_all, check_named, check_words, o
 from fmkit.errors import ArgumentError, ConfigError, RegistryError
 
 EVERY = [
-    e for kind in ("paths", "couplings", "objectives", "solvers", "fields") for e in registry.entries(f"fmkit.{kind}")
+    e
+    for kind in ("paths", "couplings", "objectives", "solvers", "fields", "divergences")
+    for e in registry.entries(f"fmkit.{kind}")
 ]
 # What no default can stand for.
 GIVEN = {"fields/fmkit/mixture-oracle": {"means": [[-1.0, 0.0], [0.5, 1.0]]}}

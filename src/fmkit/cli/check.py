@@ -42,7 +42,7 @@ def _check(entry: registry.Entry, arguments: Mapping[str, Any]) -> list[dict[str
     cls = entry.load()
     if not (inspect.isclass(cls) and testing.has_kit(cls)):
         raise ArgumentError(
-            f"there are no laws for {entry.label}; paths, solvers, fields, couplings and objectives have some"
+            f"there are no laws for {entry.label}; paths, solvers, fields, couplings, objectives and divergences do"
         )
     report = testing.check(_build(entry, arguments, DEPTH))
     label = {"part": entry.qualified, "kind": entry.kind}

@@ -8,6 +8,7 @@ Everything is seeded and takes a second or two on one core. `fmkit plugins check
 """
 
 from fmkit.testing.couplings import check_coupling
+from fmkit.testing.divergences import check_divergence
 from fmkit.testing.fields import check_field
 from fmkit.testing.kit import check, has_kit, parametrize_with_checks
 from fmkit.testing.objectives import check_objective
@@ -24,6 +25,7 @@ __all__ = [
     "Report",
     "check",
     "check_coupling",
+    "check_divergence",
     "check_field",
     "check_objective",
     "check_path",

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from fmkit.couplings import Coupling
+from fmkit.divergence import Divergence
 from fmkit.errors import ArgumentError, did_you_mean
 from fmkit.fields import VectorField
 from fmkit.objectives import Objective
 from fmkit.parts import Part
 from fmkit.paths import ProbabilityPath
 from fmkit.solvers import Solver
-from fmkit.testing import couplings, fields, objectives, paths, solvers
+from fmkit.testing import couplings, divergences, fields, objectives, paths, solvers
 from fmkit.testing.report import UNCHECKED, Check, Finding, LawBroken, Laws, Report
 
 _KITS: dict[type[Part], tuple[Laws, Callable[..., Any]]] = {
@@ -21,6 +22,7 @@ _KITS: dict[type[Part], tuple[Laws, Callable[..., Any]]] = {
     VectorField: (fields.LAWS, fields.Trial.of),
     Coupling: (couplings.LAWS, couplings.Trial.of),
     Objective: (objectives.LAWS, objectives.Trial.of),
+    Divergence: (divergences.LAWS, divergences.Trial.of),
 }
 
 
@@ -33,7 +35,7 @@ def check(part: Part, **options: Any) -> Report:
     """Try every law of the part's kind.
 
     Args:
-        part: a path, solver, field, coupling or objective.
+        part: a path, solver, field, coupling, objective or divergence.
         **options: what the check of its kind takes, as `sample_pair` of `check_path`.
 
     Raises:
