@@ -1,4 +1,7 @@
-"""What a run is worth: likelihood of held-out data, quality of samples beside the floor of finite samples, and NFE."""
+"""What a run is worth: likelihood of held-out data, quality of samples beside the floor of finite samples, and NFE.
+
+How its flow moves (energy and curvature of the ways) and what its coupling did (cost, marginals) explain the NFE.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,26 @@ from torch import Tensor
 from fmkit.arguments import check_count, checked
 from fmkit.data import Data, Split
 from fmkit.divergence import Divergence
-from fmkit.errors import CombinationError
+from fmkit.errors import ArgumentError, CombinationError
 from fmkit.fields import network_of
 from fmkit.flow import Flow
-from fmkit.metrics import Frechet, SlicedWasserstein, bits_per_dim, nll
+from fmkit.metrics import (
+    CouplingDiagnostics,
+    Frechet,
+    SlicedWasserstein,
+    Wasserstein,
+    bits_per_dim,
+    coupling_diagnostics,
+    nll,
+    normalized_path_energy,
+    path_energy,
+)
 from fmkit.randomness import stream
 from fmkit.shapes import check_data
 from fmkit.training import Trainer
 
 QUALITY_SAMPLES = 1000
+COUPLED_BATCHES = 4
 
 
 @checked
@@ -43,8 +57,9 @@ def evaluate(
 
     Returns:
         `bits_per_dim` with its standard error for integer images, `nll` in nats otherwise (None, with the reason,
-        where the flow has no density); `nfe` of sampling with the flow's own solver; distances between samples and
-        held-out data, each beside its floor, the same distance from training data.
+        where the flow has no density); `nfe` of sampling with the flow's own solver; `path_energy` and what belongs to
+        it (see `ways`); distances between samples and held-out data, each beside its floor, the same distance from
+        training data.
 
     Raises:
         ArgumentError: for what is no flow or split, or numbers out of range.
@@ -62,7 +77,7 @@ def evaluate(
     figures["nfe"] = solution.nfe.double().mean().item()
     figures["sampling_seconds"] = round(time.monotonic() - began, 2)
     figures["samples"] = samples
-    return figures | quality(x, split, seed)
+    return figures | ways(flow, split, seed, samples) | quality(x, split, seed)
 
 
 @checked
@@ -112,6 +127,58 @@ def quality(x: Tensor, split: Split, seed: int) -> dict[str, float]:
             floor = metric(train.double(), _continuous(real, split, seed), generator=stream(seed, key))
             figures[f"{key}_floor"] = float(floor)
     return figures
+
+
+@checked
+def ways(flow: Flow, split: Split, seed: int, samples: int = QUALITY_SAMPLES) -> dict[str, Any]:
+    """How the flow moves, in the units of the model, over `samples` of its trajectories, or as many as are held out.
+
+    `path_energy`, `path_curvature`, `normalized_path_energy` and the squared distance `transport_squared`, W2² from
+    their beginnings to held-out data, that it is relative to; None, with the reason, for a flow that has none.
+    """
+    check_count("seed", seed, least=0)
+    n = min(check_count("samples", samples, least=2), len(split.test))
+    cond = conditions(split, n, seed)
+    try:
+        generator = stream(seed, "evaluate-ways")
+        x0 = flow.start.sample((n, *flow.event_shape), cond=cond, generator=generator, dtype=flow.dtype)
+        moved = path_energy(flow, x0, cond)
+        x1 = _continuous(split.test[:n], split, seed)
+        x1 = x1 if flow.transform is None else flow.transform(x1.to(flow.device))
+        least = Wasserstein()(x0, x1.cpu()) ** 2
+        energy = moved.energy.mean().item()
+        normalized = normalized_path_energy(energy, least)
+    except (ArgumentError, CombinationError) as error:
+        return {"path_energy": None, "path_energy_refused": str(error)}
+    return {
+        "path_energy": energy,
+        "path_curvature": moved.curvature.mean().item(),
+        "transport_squared": least,
+        "transport_points": n,
+        "normalized_path_energy": normalized,
+    }
+
+
+@checked
+def pairing(trainer: Trainer, data: Data, seed: int) -> dict[str, Any]:
+    """What the coupling of a run does to the first batches of its training: `coupling_diagnostics`, on average.
+
+    Keys are `coupling_` and the figure's name; `coupling_cost` is None, with the reason, where it cannot be told.
+    """
+    check_count("seed", seed, least=0)
+    try:
+        coupling, batches = trainer.unpaired(data)
+        found = [
+            coupling_diagnostics(coupling, *batch, generator=stream(seed, "evaluate-coupling", k))
+            for k, batch in zip(range(COUPLED_BATCHES), batches, strict=False)
+        ]
+    except (ArgumentError, CombinationError) as error:
+        return {"coupling_cost": None, "coupling_refused": str(error)}
+    means: dict[str, Any] = {"coupling_batches": len(found), "coupling_batch_size": trainer.settings.batch_size}
+    for name, values in zip(CouplingDiagnostics._fields, zip(*found, strict=True), strict=True):
+        known = [v for v in values if v is not None]
+        means[f"coupling_{name}"] = sum(known) / len(known) if known else None
+    return means
 
 
 @checked

@@ -12,6 +12,8 @@ from fmkit.config import Job, Layers, assemble, load_layers, parsed
 from fmkit.errors import ArgumentError, ConfigError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from fmkit.divergence import Divergence
 
 SUFFIXES = {".yaml", ".yml", ".json"}
@@ -71,12 +73,13 @@ def report(
 ) -> dict[str, Any]:
     """The figures and the pictures of a trained flow, in its run folder."""
     from fmkit.baselines import bits_per_dim
-    from fmkit.evaluation import above_floor, evaluate
+    from fmkit.evaluation import above_floor, evaluate, pairing
 
     seed = job.config.seed if seed is None else seed
     figures = evaluate(flow, job.split, seed, dequantizations=dequantizations, divergence=divergence)
     if job.split.levels is not None and figures["bits_per_dim"] is not None:
         figures["baselines_bits_per_dim"] = bits_per_dim(job.split, job.config.seed)
+    figures |= pairing(job.trainer, job.split.train, seed)
     figures |= above_floor(flow, job.trainer, job.split.train)
     figures["losses"] = _losses(folder / runs.LINES)
     runs.write_json(folder / runs.METRICS, figures)
@@ -106,6 +109,7 @@ def show(figures: dict[str, Any]) -> None:
         floor = figures.get(f"{key}_floor")
         beside = f"  (training data: {floor:.4f})" if floor is not None else ""
         table.add_row(f"{key.replace('_', ' ')} to held-out data", f"{figures[key]:.4f}{beside}")
+    _show_ways(table, figures)
     for name, value in figures["losses"].items():
         table.add_row(name.replace("_", " "), f"{value:.4f}")
     if figures["loss_floor"] is None:
@@ -114,6 +118,23 @@ def show(figures: dict[str, Any]) -> None:
         table.add_row("least possible loss", f"{_with_error(figures, 'loss_floor', 4)}  ({figures['loss_floor_of']})")
         table.add_row("  the averaged weights' above it", _with_error(figures, "loss_excess", 4))
     Console().print(table)
+
+
+def _show_ways(table: Table, figures: dict[str, Any]) -> None:
+    """How the flow moves, and what its coupling paired."""
+    if figures.get("path_energy") is not None:
+        table.add_row("path energy", f"{figures['path_energy']:.4f}  (W2² {figures['transport_squared']:.4f})")
+        table.add_row("  normalized (NPE)", f"{figures['normalized_path_energy']:.4f}")
+        table.add_row("  curvature", f"{figures['path_curvature']:.4f}")
+    if figures.get("coupling_cost") is not None:
+        beside = f"random {figures['coupling_independent_cost']:.4f}, best {figures['coupling_optimal_cost']:.4f}"
+        table.add_row("squared distance of pairs", f"{figures['coupling_cost']:.4f}  ({beside})")
+        lost = figures["coupling_lost_source"], figures["coupling_lost_data"]
+        table.add_row("  samples in no pair", "source {:.1%}, data {:.1%}".format(*lost))
+        if figures["coupling_label_error"] is not None:
+            table.add_row("  labels lost or doubled", f"{figures['coupling_label_error']:.1%}")
+        if figures["coupling_leak"] is not None:
+            table.add_row("  of x0 told by the condition", f"{figures['coupling_leak']:.1%}")
 
 
 def _with_error(figures: dict[str, Any], key: str, digits: int = 3) -> str:

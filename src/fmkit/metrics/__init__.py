@@ -1,6 +1,7 @@
 """Metrics: samples in, numbers out."""
 
 from fmkit.metrics.base import Metric
+from fmkit.metrics.couplings import CouplingDiagnostics, coupling_diagnostics
 from fmkit.metrics.energy import PathEnergy, normalized_path_energy, path_energy
 from fmkit.metrics.frechet import Frechet, frechet_distance
 from fmkit.metrics.kernels import MMD, EnergyDistance
@@ -9,6 +10,7 @@ from fmkit.metrics.transport import SlicedWasserstein, Wasserstein, sliced_wasse
 
 __all__ = [
     "MMD",
+    "CouplingDiagnostics",
     "EnergyDistance",
     "Frechet",
     "Metric",
@@ -18,6 +20,7 @@ __all__ = [
     "Wasserstein",
     "bits_per_dim",
     "bits_per_dim_with_error",
+    "coupling_diagnostics",
     "frechet_distance",
     "nll",
     "normalized_path_energy",

@@ -6,7 +6,7 @@ Every random draw of a step follows from (seed, purpose, step), so a resumed run
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +146,20 @@ class Trainer:
         """
         data = _as_data(data, cond)
         return floor_of(data, self.path, self.objective, *self._ends(data), self.settings.seed)
+
+    def unpaired(self, data: Any, cond: Any = None) -> tuple[Coupling, Iterator[Batch]]:
+        """The coupling, and what it is shown in training: the batches of steps 0, 1, ... before it pairs them.
+
+        Arguments and errors as of `fit`.
+        """
+        data = _as_data(data, cond)
+        source, coupling = self._ends(data)
+        device = self._place()
+        if data.transform is not None:
+            data.transform.to(device)
+        batches = batches_of(data, self.settings.batch_size, self.settings.seed, device)
+        steps = enumerate(batches.iterate(0))
+        return coupling, (self._couple(samples, data, source, Independent(), step) for step, samples in steps)
 
     def _find_least(self, run: Run, data: Data, source: Source, coupling: Coupling) -> float | None:
         """The least possible loss, once in the metrics; None if it is not known, or not asked for."""

@@ -1,0 +1,116 @@
+"""What the report of a run says of its flow's ways and of its coupling, against closed forms."""
+
+import math
+
+import pytest
+import torch
+
+import fmkit
+from fmkit.data import Data, Split
+from fmkit.evaluation import COUPLED_BATCHES, pairing, ways
+from fmkit.randomness import stream
+from fmkit.transforms import Affine
+
+
+def oracle_flow(mean, std, **rest):
+    field = fmkit.MixtureOracle(fmkit.paths.CondOT(), means=[mean], std=std)
+    return fmkit.Flow(fmkit.sources.Gaussian(), field, event_shape=2, **rest)
+
+
+def split_of(x, cond=None, **rest):
+    return Split(Data(x, cond, **rest), x, cond)
+
+
+def test_a_flow_between_equal_gaussians_moves_by_the_shift():
+    """N(0, I) to N(m, I) under CondOT: V = (1-t)² + t², and x_t = t m + sqrt(V) x0, so K = |m|² + d E (sqrt(V)')².
+
+    V' = 4t - 2 and the integral of V'²/(4V) is 2 - pi/2; W2² is |m|².
+    """
+    x = torch.randn(1000, 2, generator=torch.Generator().manual_seed(3)) + torch.tensor([6.0, 8.0])
+    found = ways(oracle_flow([6.0, 8.0], 1.0), split_of(x), seed=0)
+    assert found["path_energy"] == pytest.approx(100 + 2 * (2 - math.pi / 2), rel=0.01)
+    assert found["path_curvature"] == pytest.approx(2 * (2 - math.pi / 2), rel=0.1)  # x0 comes back to where it was
+    assert found["transport_squared"] == pytest.approx(100, rel=0.02)
+    wanted = abs(found["path_energy"] - found["transport_squared"]) / found["transport_squared"]
+    assert found["normalized_path_energy"] == pytest.approx(wanted)
+    assert found["transport_points"] == 1000
+
+
+def test_the_ways_are_in_the_units_of_the_model():
+    """Data a hundred times as wide, and a transform that takes that away: the same figures."""
+    x = torch.randn(200, 2, generator=torch.Generator().manual_seed(3)) + torch.tensor([6.0, 8.0])
+    plain = ways(oracle_flow([6.0, 8.0], 1.0), split_of(x), seed=0)
+    wide = oracle_flow([6.0, 8.0], 1.0, transform=Affine(scale=100.0))
+    scaled = ways(wide, split_of(100 * x.double()), seed=0)
+    for key, value in plain.items():
+        assert scaled[key] == pytest.approx(value, rel=1e-4)
+
+
+def test_a_flow_by_an_sde_has_no_path_energy():
+    flow = oracle_flow([1.0, 0.0], 1.0, solver=fmkit.solvers.HeunSDE(10))
+    found = ways(flow, split_of(torch.randn(50, 2)), seed=0)
+    assert found["path_energy"] is None
+    assert "a path energy is of an ODE" in found["path_energy_refused"]
+
+
+def trainer_of(coupling, **settings):
+    settings = fmkit.Settings(**{"batch_size": 64, **settings})
+    field = fmkit.fields.MLP(2, 8, 1, classes=2)
+    return fmkit.Trainer(fmkit.paths.CondOT(), field, coupling=coupling, settings=settings, callbacks=[])
+
+
+@pytest.fixture
+def halves():
+    """Two classes far to the left and to the right."""
+    labels = torch.arange(400) % 2
+    x = torch.stack([20.0 * labels - 10, torch.zeros(400)], 1) + 0.1 * torch.randn(
+        400, 2, generator=stream(0, "halves")
+    )
+    return Data(x, labels)
+
+
+def test_the_coupling_is_looked_at_as_it_is_in_training(halves):
+    found = pairing(trainer_of(fmkit.couplings.OptimalTransport()), halves, seed=0)
+    assert found["coupling_cost"] == pytest.approx(found["coupling_optimal_cost"])
+    assert (found["coupling_lost_source"], found["coupling_lost_data"], found["coupling_label_error"]) == (0, 0, 0)
+    assert found["coupling_leak"] == pytest.approx(1 / math.pi, abs=0.1)
+    assert (found["coupling_batches"], found["coupling_batch_size"]) == (COUPLED_BATCHES, 64)
+    # |x0|² + |x1|² in expectation, and all of it for the independent coupling
+    independent = pairing(trainer_of(None), halves, seed=0)
+    assert independent["coupling_independent_cost"] == pytest.approx(102, rel=0.05)
+    assert independent["coupling_cost"] == pytest.approx(102, rel=0.05)
+    assert independent["coupling_leak"] == pytest.approx(0, abs=0.05)
+
+
+def test_the_batches_are_those_of_the_training(halves, monkeypatch):
+    """Of step 0 and of step 1, as the trainer draws them, before they are paired."""
+    trainer = trainer_of(fmkit.couplings.OptimalTransport(), steps=2)
+    coupling, batches = trainer.unpaired(halves)
+    shown = [next(batches), next(batches)]
+    seen = []
+    pair = type(coupling).pair
+
+    def watched(self, x0, x1, cond0=None, cond1=None, **rest):
+        seen.append((x0, x1, cond1))
+        return pair(self, x0, x1, cond0, cond1, **rest)
+
+    monkeypatch.setattr(type(coupling), "pair", watched)
+    trainer.fit(halves)
+    for batch, trained in zip(shown, seen, strict=True):
+        for a, b in zip(batch, trained, strict=True):
+            assert torch.equal(a, b)
+
+
+def test_given_pairs_keep_their_cost():
+    x0 = torch.randn(64, 2, generator=stream(0, "x0"))
+    data = Data(x0 + torch.tensor([3.0, 4.0]), x0=x0)
+    found = pairing(trainer_of(None), data, seed=0)
+    assert found["coupling_cost"] == pytest.approx(25.0, rel=1e-5)
+    assert found["coupling_label_error"] is None
+    assert found["coupling_leak"] is None
+
+
+def test_a_coupling_that_cannot_be_looked_at_says_why():
+    found = pairing(trainer_of(None, batch_size=1), Data(torch.randn(10, 2)), seed=0)
+    assert found["coupling_cost"] is None
+    assert "expected at least two to compare" in found["coupling_refused"]
