@@ -3,7 +3,7 @@
 import pytest
 
 from fmkit.benches import table
-from fmkit.benches.transport2d import PUBLISHED
+from fmkit.benches.protocol import PUBLISHED
 from fmkit.errors import ArgumentError
 
 FULL, SMALL = {"steps": 20_000, "points": 10_000}, {"steps": 100, "points": 50}
@@ -44,6 +44,13 @@ def test_all_five_seeds_are_said_shortly():
 def test_the_order_of_results_does_not_matter():
     results = [cell(row, "moons", seed, seed / 100, seed) for row in ("fm", "i-cfm") for seed in (1, 2, 3)]
     assert table.page(results) == table.page(results[::-1])
+
+
+def test_other_rows_and_data_stand_below_the_published_ones():
+    text = table.markdown([cell("mine", "rings", 1, 0.5, 0.25), cell("mine", "moons", 1, 0.75, 0.25)])
+    assert line(text, "mine", "N → rings") == "| mine | 0.500 |  | 0.250 |  | 1 |"
+    rows = [row.split("|")[1].strip() for row in text[text.index("### N → moons") :].splitlines() if row[:1] == "|"]
+    assert rows[2:8] == ["FM", "I-CFM", "OT-CFM", "[SF]2M exact", "mine", "floor"]
 
 
 def test_a_reduced_run_says_so():

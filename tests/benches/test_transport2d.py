@@ -8,8 +8,9 @@ import torch
 
 import fmkit
 from fmkit.benches import transport2d
-from fmkit.benches.transport2d import DATA, ROWS, Bench, Protocol
-from fmkit.errors import ArgumentError, SavedFileError
+from fmkit.benches.protocol import DATA, ROWS, SEEDS, Protocol, Row
+from fmkit.benches.transport2d import Bench
+from fmkit.errors import ArgumentError, ConfigError, FmkitError, SavedFileError
 from fmkit.saving import read_tensors
 
 TINY = Protocol(steps=12, points=64)
@@ -75,7 +76,7 @@ def test_the_rows_are_the_published_methods():
     assert at_the_end("sf2m-exact") == [[0.5, 1.0], [0.5, 0.0], [0.05, 0.0]]
     assert [ROWS[r].coupling for r in ("fm", "i-cfm", "ot-cfm", "sf2m-exact")] == ["independent"] * 2 + ["ot"] * 2
     assert Protocol() == Protocol(20_000, 10_000)
-    assert transport2d.SEEDS == (42, 43, 44, 45, 46)
+    assert SEEDS == (42, 43, 44, 45, 46)
 
 
 def test_couplings_differ_where_only_they_do(tmp_path):
@@ -89,6 +90,9 @@ def test_one_cell_at_a_time(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"moons_fm_3.json", "moons_reference_3.json", "training"}
     assert json.loads((tmp_path / "moons_fm_3.json").read_text()) == result
     assert bench.results() == [result, bench.reference("moons", 3)]
+    (tmp_path / "moons_reference_3.json").unlink()  # what was lost is measured again, and no more
+    assert bench.cell("fm", "moons", 3) == result
+    assert len(bench.results()) == 2
 
 
 def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
@@ -171,7 +175,7 @@ def test_the_distance_from_the_source_is_that_of_gaussians(tmp_path, monkeypatch
         def __init__(self, **counts):
             super().__init__(means=[[6.0, 8.0]], std=2.0, **counts)
 
-    monkeypatch.setattr(Bench, "_dataset", lambda self, data: Far(n_train=600, n_test=600))
+    monkeypatch.setattr(transport2d, "dataset", lambda name, protocol: Far(n_train=600, n_test=600))
     found = Bench(tmp_path, Protocol(1, 600)).reference("moons", 0)["source_w2"]
     assert found**2 == pytest.approx(102, rel=0.05)
 
@@ -180,15 +184,47 @@ def test_the_distance_from_the_source_is_that_of_gaussians(tmp_path, monkeypatch
     ("cell", "message"),
     [
         (("fn", "moons", 0), "row is 'fn', which the table has not; did you mean 'fm'?"),
-        (("fm", "moon", 0), "data is 'moon', which the table has not; did you mean 'moons'?"),
+        (("fm", "moon", 0), "data: no dataset named 'moon' is installed; did you mean 'moons'?"),
+        (("fm", "digits", 0), "data.n_train: Digits has no parameter 'n_train'"),
         (("fm", "moons", -1), "seed is -1, expected a whole number of at least 0"),
         (("fm", "moons", True), "seed is True"),
     ],
 )
 def test_what_is_no_cell_is_refused(cell, message, tmp_path):
-    with pytest.raises(ArgumentError) as raised:
+    with pytest.raises(FmkitError) as raised:
         Bench(tmp_path, TINY).cell(*cell)
     assert message in str(raised.value)
+
+
+def test_a_row_of_ones_own_and_other_data(tmp_path):
+    """The bridge without a bridge's width, under exact pairs, is OT-CFM without its noise: the same training."""
+    own = {
+        "straight": Row("straight", {"name": "condot"}, "ot"),
+        "thin": Row("thin", {"name": "icfm", "sigma": 0.0}, {"name": "ot"}),
+    }
+    bench = Bench(tmp_path, TINY, rows=own)
+    a, b = (bench.cell(name, "scurve", 1) for name in own)
+    assert a["energy"] == pytest.approx(b["energy"], rel=1e-4)
+    assert b["path"] == {"name": "icfm", "sigma": 0.0}
+    assert [r["row"] for r in Bench(tmp_path, TINY).results()] == ["reference", "straight", "thin"]
+
+
+def test_a_row_that_was_something_else_is_refused(tmp_path):
+    Bench(tmp_path, TINY, rows={"mine": Row("mine", "condot")}).cell("mine", "moons", 0)
+    with pytest.raises(SavedFileError, match="was measured with path condot and coupling independent, and this is vp"):
+        Bench(tmp_path, TINY, rows={"mine": Row("mine", "vp")}).cell("mine", "moons", 0)
+
+
+def test_rows_are_looked_at_before_they_run(tmp_path):
+    def refused(name, row, said, kind=ConfigError):
+        with pytest.raises(kind, match=said):
+            Bench(tmp_path, TINY, rows={name: row}).cell(name, "moons", 0)
+
+    refused("mine", Row("mine", "condott"), "path: no path named 'condott' is installed; did you mean 'condot'")
+    refused("mine", Row("mine", coupling={"name": "ot", "x": 1}), "coupling.x: OptimalTransport has no parameter")
+    for name in ("Mine", "a_b", "../x", "", "reference"):
+        refused(name, Row("mine"), "expected small letters, digits and hyphens", ArgumentError)
+    assert not list(tmp_path.iterdir())
 
 
 def test_other_mistakes_are_refused(tmp_path):

@@ -35,6 +35,15 @@ def test_one_cell_then_the_others_asked_for(tmp_path, capsys, monkeypatch):
     assert len(asked) >= 40
 
 
+def test_a_row_of_ones_own(tmp_path, capsys):
+    own = "sb={path: {name: schrodinger-bridge, sigma: 1.0}, coupling: ot}"
+    assert run(*TINY, "--row", own, "--data", "scurve", "--seed", 3, "--out", tmp_path, "--json") == 0
+    found = {r["row"]: r for r in json.loads(capsys.readouterr().out)}
+    assert found["sb"]["path"] == {"name": "schrodinger-bridge", "sigma": 1.0}
+    assert run(*TINY, "--table", "--out", tmp_path) == 0
+    assert "N → scurve" in capsys.readouterr().out
+
+
 def test_the_table_and_the_page(tmp_path, capsys):
     assert run(*ONE, "--out", tmp_path / "run", "--page", tmp_path) == 0
     shown = capsys.readouterr()
@@ -50,7 +59,13 @@ def test_the_table_and_the_page(tmp_path, capsys):
     ("words", "message"),
     [
         (("--row", "otcfm"), "row is 'otcfm', which the table has not; did you mean 'ot-cfm'?"),
-        (("--data", "moonz"), "data is 'moonz', which the table has not; did you mean 'moons'?"),
+        (("--data", "moonz"), "data: no dataset named 'moonz' is installed; did you mean 'moons'?"),
+        (("--row", "mine=vp"), "--row: got 'mine=vp', expected NAME={path: ..., coupling: ...}"),
+        (("--row", "mine={pathh: vp}"), "--row: got 'mine={pathh: vp}'"),
+        (("--row", "mine={path: vpp}"), "path: no path named 'vpp' is installed"),
+        (("--row", "mine={path: ["), "--row: got '{path: [', which is no YAML value"),
+        (("--row", "fm={path: vp}"), "--row: 'fm' is a row of the table; call yours otherwise"),
+        (("--row", "Mine={path: vp}"), "a row is called 'Mine', expected small letters, digits and hyphens"),
         (("--seed", "-1"), "seed is -1, expected a whole number of at least 0"),
         (("--seed", "x"), "Invalid value for '--seed'"),
         (("--steps", "0"), "Invalid value for '--steps'"),

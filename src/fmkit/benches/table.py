@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fmkit.benches.transport2d import BATCH, DATA, EULER_STEPS, PUBLISHED, ROWS, SEEDS, Protocol
+from fmkit.benches.protocol import BATCH, DATA, EULER_STEPS, PUBLISHED, REFERENCE, ROWS, SEEDS, Protocol
 from fmkit.errors import ArgumentError
 
 HEAD = ("", "W2", "published", "NPE", "published", "seeds")
@@ -48,12 +48,13 @@ class Line:
 def lines(results: Sequence[Result], data: str) -> list[Line]:
     """The lines of a data set's table, the floor last."""
     found = []
-    for name, row in ROWS.items():
+    others = sorted({r["row"] for r in results if r["data"] == data} - {*ROWS, REFERENCE})
+    for name in (*ROWS, *others):
         mine = _of(results, name, data)
         told = PUBLISHED.get((name, data))
         found.append(
             Line(
-                row.label,
+                ROWS[name].label if name in ROWS else name,
                 tuple(r["w2"] for r in mine),
                 tuple(r["npe"] for r in mine),
                 None if told is None else told.w2,
@@ -61,8 +62,13 @@ def lines(results: Sequence[Result], data: str) -> list[Line]:
                 tuple(r["seed"] for r in mine),
             )
         )
-    known = _of(results, "reference", data)
+    known = _of(results, REFERENCE, data)
     return [*found, Line(FLOOR, tuple(r["floor"] for r in known), seeds=tuple(r["seed"] for r in known))]
+
+
+def titles(results: Sequence[Result]) -> dict[str, str]:
+    """The data sets to show, with their titles: the published ones, and others that there are results of."""
+    return {**DATA, **{data: f"N → {data}" for data in sorted({r["data"] for r in results} - {*DATA})}}
 
 
 def protocol_of(results: Sequence[Result]) -> Protocol:
@@ -87,7 +93,7 @@ def caption(protocol: Protocol) -> str:
 def markdown(results: Sequence[Result]) -> str:
     """A table for each data set, with a caption; of a reduced run the caption says so."""
     parts = [f"{caption(protocol_of(results))}."]
-    for data, title in DATA.items():
+    for data, title in titles(results).items():
         rows = [HEAD, ("---", *["--:"] * (len(HEAD) - 1)), *(line.cells for line in lines(results, data))]
         parts += [f"### {title}", "\n".join(f"| {' | '.join(row)} |" for row in rows)]
     return "\n\n".join(parts)

@@ -184,7 +184,12 @@ def bench_top() -> None:
 
 @bench.command("transport2d")
 def bench_transport2d(
-    row: Annotated[list[str] | None, typer.Option(help="Only this one, as ot-cfm; may be given again.")] = None,
+    row: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only this one, as ot-cfm, or one of your own: NAME={path: ..., coupling: ...}; may be given again."
+        ),
+    ] = None,
     data: Annotated[list[str] | None, typer.Option(help="Only this one, as moons; may be given again.")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Only this one; may be given again. 42 to 46.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Of training; fewer make another table.")] = 20_000,
