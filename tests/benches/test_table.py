@@ -1,11 +1,15 @@
 """The table is a function of results: worked out by hand, flagged where reduced, never mixed."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from fmkit.benches import table
 from fmkit.benches.protocol import PUBLISHED
 from fmkit.errors import ArgumentError
 
+DOCS = Path(__file__).parents[2] / "docs" / "benchmarks"
 FULL, SMALL = {"steps": 20_000, "points": 10_000}, {"steps": 100, "points": 50}
 
 
@@ -76,3 +80,9 @@ def test_the_published_figures():
         for data, four in (("8gaussians", figures[:4]), ("moons", figures[4:])):
             there = PUBLISHED[row, data]
             assert (*there.w2, *there.npe) == tuple(float(f) for f in four)
+
+
+def test_the_page_is_what_its_results_say():
+    results = json.loads((DOCS / "transport2d.json").read_text())
+    assert (DOCS / "transport2d.md").read_text() == table.page(results), "run fmkit bench transport2d --page"
+    assert table.protocol_of(results).full

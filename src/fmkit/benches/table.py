@@ -101,7 +101,7 @@ def markdown(results: Sequence[Result]) -> str:
 
 def page(results: Sequence[Result]) -> str:
     """The page of the documentation."""
-    parts = [*_paragraphs(INTRODUCTION), markdown(results), *_paragraphs(METHOD), _versions(results)]
+    parts = [*_paragraphs(INTRODUCTION), "## Results", markdown(results), *_paragraphs(METHOD), _versions(results)]
     return "\n\n".join(parts) + "\n"
 
 
