@@ -139,23 +139,21 @@ def ways(flow: Flow, split: Split, seed: int, samples: int = QUALITY_SAMPLES) ->
     check_count("seed", seed, least=0)
     n = min(check_count("samples", samples, least=2), len(split.test))
     cond = conditions(split, n, seed)
+    generator = stream(seed, "evaluate-ways")
+    x0 = flow.start.sample((n, *flow.event_shape), cond=cond, generator=generator, dtype=flow.dtype)
     try:
-        generator = stream(seed, "evaluate-ways")
-        x0 = flow.start.sample((n, *flow.event_shape), cond=cond, generator=generator, dtype=flow.dtype)
         moved = path_energy(flow, x0, cond)
-        x1 = _continuous(split.test[:n], split, seed)
-        x1 = x1 if flow.transform is None else flow.transform(x1.to(flow.device))
-        least = Wasserstein()(x0, x1.cpu()) ** 2
-        energy = moved.energy.mean().item()
-        normalized = normalized_path_energy(energy, least)
-    except (ArgumentError, CombinationError) as error:
+    except CombinationError as error:
         return {"path_energy": None, "path_energy_refused": str(error)}
+    x1 = _continuous(split.test[:n], split, seed)
+    x1 = x1 if flow.transform is None else flow.transform(x1.to(flow.device))
+    energy, least = moved.energy.mean().item(), Wasserstein()(x0, x1.cpu()) ** 2
     return {
         "path_energy": energy,
         "path_curvature": moved.curvature.mean().item(),
         "transport_squared": least,
         "transport_points": n,
-        "normalized_path_energy": normalized,
+        "normalized_path_energy": normalized_path_energy(energy, least),
     }
 
 
@@ -166,8 +164,8 @@ def pairing(trainer: Trainer, data: Data, seed: int) -> dict[str, Any]:
     Keys are `coupling_` and the figure's name; `coupling_cost` is None, with the reason, where it cannot be told.
     """
     check_count("seed", seed, least=0)
+    coupling, batches = trainer.unpaired(data)
     try:
-        coupling, batches = trainer.unpaired(data)
         found = [
             coupling_diagnostics(coupling, *batch, generator=stream(seed, "evaluate-coupling", k))
             for k, batch in zip(range(COUPLED_BATCHES), batches, strict=False)

@@ -670,6 +670,40 @@ case(
     batch_size=NO_COUNT,
     **HOW,
 )
+case(
+    "path_energy",
+    metrics.path_energy,
+    lambda: {"flow": free, "x0": x(), "solver": solvers.Euler(2)},
+    flow=NO_PART,
+    x0=NO_EVENTS,
+    cond={"length": torch.zeros(3), "text": "a"},
+    solver=NO_SOLVER,
+)
+case(
+    "normalized_path_energy",
+    metrics.normalized_path_energy,
+    lambda: {"energy": 1.0, "squared_distance": 1.0},
+    energy=NO_SCALE,
+    squared_distance=NO_SCALE | {"zero": 0.0},
+)
+case(
+    "coupling_diagnostics",
+    metrics.coupling_diagnostics,
+    lambda: {"coupling": couplings.OptimalTransport(), "x0": x(), "x1": x() + 1, "cond": torch.arange(4) % 2},
+    coupling=NO_PART,
+    x0=without(NO_MATCH, "double"),
+    x1=without(NO_MATCH, "double"),
+    cond={
+        "length": torch.arange(3),
+        "0-d": torch.tensor(1),
+        "text": "ab",
+        "list": [0, 1, 0, 1],
+        "nan": torch.tensor([0.0, NAN, 1.0, 1.0]),
+        "complex": torch.zeros(4, dtype=torch.complex64),
+        "without values": torch.arange(4).to("meta"),
+    },
+    generator=NO_GENERATOR,
+)
 
 
 # -- constructors -----------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from fmkit import (
     sources,
     specs,
 )
+from fmkit.benches import protocol
 from fmkit.errors import FmkitError, SavedFileError
 from fmkit.saving import read_tensors, write_tensors
 from tests.laws.sweep import NAN, NO_COUNT, NO_EVENTS, NO_PART, Sweep, hold, spoilt, without, x
@@ -219,6 +220,15 @@ case(
     split=NO_SPLIT,
     seed=NO_SEED,
 )
+case(
+    "ways",
+    evaluation.ways,
+    lambda: {"flow": flow(), "split": split(), "seed": 0, "samples": 10},
+    flow=NO_FLOW,
+    split=NO_SPLIT,
+    seed=NO_SEED,
+    samples=NO_COUNT | {"one": 1},
+)
 labels = torch.zeros(12, dtype=torch.int64)
 case(
     "conditions",
@@ -237,6 +247,30 @@ case(
     flow=NO_FLOW,
     trainer={"None": None, "text": "a", "its class": fmkit.Trainer},
     data={"None": None, "text": "a", "not finite": data.Data(spoilt(x(), NAN)), "a tensor": x()},
+)
+case(
+    "pairing",
+    evaluation.pairing,
+    lambda: {"trainer": trainer, "data": data.Moons(n_train=20, n_test=12).load(0).train, "seed": 0},
+    trainer={"None": None, "text": "a", "its class": fmkit.Trainer},
+    data={"None": None, "text": "a", "not finite": data.Data(spoilt(x(), NAN)), "a tensor": x()},
+    seed=NO_SEED,
+)
+TABLE = ("fm", "moons", 0)
+case(
+    "bench: check_cell",
+    protocol.check_cell,
+    lambda: dict(zip(("row", "data", "seed"), TABLE, strict=True)),
+    row=NO_NAME,
+    data=without(NO_NAME, "another package") | {"no counts": "digits"},
+    seed=NO_SEED,
+)
+case(
+    "bench: Protocol",
+    protocol.Protocol,
+    lambda: {"steps": 5, "points": 5},
+    steps=NO_COUNT | {"None": None},
+    points=NO_COUNT | {"None": None, "one": 1},
 )
 # -- files of flows ---------------------------------------------------------------------------------------------------
 

@@ -96,6 +96,7 @@ def test_a_condition_that_tells_x0_leaks_all_of_it():
     labels = torch.tensor([7, 3]).repeat(10)
     assert coupling_diagnostics(Independent(), x, x, labels).leak == pytest.approx(1.0)
     assert coupling_diagnostics(Independent(), x, x, 3 * x[:, :1] + 1).leak == pytest.approx(1.0)  # as a vector
+    assert coupling_diagnostics(Independent(), x, x, x[:, 0]).leak == pytest.approx(1.0)  # as a number
 
 
 def test_the_leak_by_the_analysis_of_variance():

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from fmkit.arguments import check_count
+from fmkit.arguments import check_count, shown
 from fmkit.errors import ArgumentError, did_you_mean
 
 if TYPE_CHECKING:
@@ -124,13 +124,14 @@ def check_cell(row: str, data: str, seed: int, rows: Mapping[str, Row] = ROWS) -
         rows: those of the table, and perhaps others.
 
     Raises:
-        ArgumentError: for an unknown row, a name of a row that is none, or a seed below 0.
+        ArgumentError: for an unknown row, a name with other signs, or a seed below 0.
         ConfigError: if the data set or a part of the row is not installed, or parameters do not fit.
     """
-    if row not in rows:
-        raise ArgumentError(f"row is {row!r}, which the table has not{did_you_mean(str(row), rows)}")
-    if not re.fullmatch("[a-z0-9][a-z0-9-]*", row) or row == REFERENCE:
-        raise ArgumentError(f"a row is called {row!r}, expected small letters, digits and hyphens, as sb-cfm")
+    if not isinstance(row, str) or row not in rows:
+        raise ArgumentError(f"row is {shown(row)}, which the table has not{did_you_mean(str(row), rows)}")
+    for name, value in (("row", row), ("data", data)):  # they become names of files
+        if not isinstance(value, str) or not re.fullmatch("[a-z0-9][a-z0-9-]*", value) or value == REFERENCE:
+            raise ArgumentError(f"{name} is {shown(value)}, expected small letters, digits and hyphens, as sb-cfm")
     check_count("seed", seed, least=0)
     rows[row].parts()
     dataset(data, Protocol(points=2))

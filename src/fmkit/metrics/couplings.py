@@ -22,7 +22,7 @@ from fmkit.arguments import checked
 from fmkit.couplings import Coupling
 from fmkit.errors import ArgumentError
 from fmkit.metrics.transport import Wasserstein
-from fmkit.shapes import check_batch
+from fmkit.shapes import check_batch, check_finite
 
 
 class CouplingDiagnostics(NamedTuple):
@@ -64,7 +64,7 @@ def coupling_diagnostics(
         coupling: any; one that is fitted first must be.
         x0: `(B, *event)` source samples, as in training: in the units of the model.
         x1: `(M, *event)` data samples; M = B for couplings within a batch.
-        cond: `(M,)` integer labels or `(M, c)` vectors of x1, or None.
+        cond: `(M,)` integer labels, or `(M, c)` or `(M,)` real numbers, of x1; or None.
         generator: the coupling's only randomness.
 
     Raises:
@@ -79,8 +79,8 @@ def coupling_diagnostics(
     """
     check_batch(x0, "x0")
     check_batch(x1, "x1")
-    if cond is not None and (cond.ndim == 0 or len(cond) != len(x1)):
-        raise ArgumentError(f"cond has shape {tuple(cond.shape)} for {len(x1)} samples, expected one for each")
+    if cond is not None:
+        _check_conditions(cond, len(x1))
     i0, i1 = coupling.pair(x0, x1, None, cond, generator=generator)
     if len(i0) < 2:
         raise ArgumentError(f"{type(coupling).__name__} made {len(i0)} pair(s), expected at least two to compare")
@@ -97,13 +97,21 @@ def coupling_diagnostics(
     )
 
 
+def _check_conditions(cond: Tensor, n: int) -> None:
+    if cond.ndim == 0 or len(cond) != n:
+        raise ArgumentError(f"cond has shape {tuple(cond.shape)} for {n} samples, expected one for each")
+    if cond.is_complex() or cond.is_meta:
+        raise ArgumentError(f"cond is {cond.dtype} on {cond.device}, expected labels or vectors of real numbers")
+    if cond.is_floating_point():
+        check_finite(cond, "cond")
+
+
 def _lost(i: Tensor, shown: int) -> float:
     return 1 - len(i.unique()) / min(len(i), shown)
 
 
 def _label_error(labels: Tensor, i1: Tensor) -> float:
     """Half the sum of |share among the pairs - share among what was shown|, over the labels."""
-    labels = labels.flatten(1) if labels.ndim > 1 else labels[:, None]
     _, k = labels.unique(dim=0, return_inverse=True)
     shown, paired = (k_.bincount(minlength=int(k.max()) + 1).double() / len(k_) for k_ in (k, k[i1.to(k.device)]))
     return (shown - paired).abs().sum().item() / 2
@@ -112,7 +120,7 @@ def _label_error(labels: Tensor, i1: Tensor) -> float:
 def _leak(x: Tensor, cond: Any) -> float | None:
     """1 - (residual variance of x, regressed on cond and 1, per degree of freedom) / (its variance)."""
     if cond.is_floating_point():
-        features = torch.cat([torch.ones(len(cond), 1, dtype=torch.float64), cond.double().flatten(1)], 1)
+        features = torch.cat([torch.ones(len(cond), 1, dtype=torch.float64), cond.double().reshape(len(cond), -1)], 1)
     else:
         _, k = cond.unique(dim=0, return_inverse=True)
         features = torch.nn.functional.one_hot(k).double()
