@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from benchmarks.peers.sections import BY_NAME, SECTIONS, Section
 
 COMMAND = "python -m benchmarks.peers"
 REPEATS, QUICK_REPEATS = 21, 2
-VERSIONS = ("fmkit", *packages.PEERS, "POT", "torchdiffeq", "scipy", "numpy", "torch")
+VERSIONS = ("fmkit", *packages.PEERS, "POT", "torchdiffeq", "scipy", "numpy")
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -76,6 +77,7 @@ def measure(section: Section, repeats: int, quick: bool, peers: Mapping[str, Any
     found = list(section.run(peers, repeats, quick))
     conditions = {
         "date": datetime.date.today().isoformat(),
+        "commit": _commit(),
         "repeats": repeats,
         "quick": quick,
         "minutes": (time.perf_counter() - began) / 60,
@@ -100,6 +102,15 @@ def _version(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _commit() -> str:
+    """Which state of the repository was measured; empty outside of one."""
+    ask = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(ask, cwd=packages.ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def _processor() -> str:

@@ -9,33 +9,43 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 Work = Callable[[], Any]
 
 
-def turns(contestants: Mapping[str, Work], repeats: int, *, at_least: float = 0.02) -> dict[str, tuple[float, ...]]:
-    """Seconds of every contestant in every turn.
+def turns(
+    contestants: Mapping[str, Work],
+    repeats: int,
+    *,
+    at_least: float = 0.02,
+    patience: float = math.inf,
+    optional: Collection[str] = (),
+) -> dict[str, tuple[float, ...]]:
+    """Seconds of every contestant in every turn; an optional one that is too slow is left out.
 
     Args:
         contestants: the work of each, by name. A float that it returns is the time it took; else its whole call is
             timed.
         repeats: turns, after one that does not count.
         at_least: seconds that a contestant works in a turn, by repetition.
+        patience: seconds that one call of an optional contestant may take, after the first.
+        optional: contestants that may be left out.
     """
-    names = list(contestants)
     number = {}
-    for name in names:
-        contestants[name]()  # the first call of anything is slower: imports, caches, compilers
-        number[name] = max(1, math.ceil(at_least / max(once(contestants[name]), 1e-9)))
+    for name, work in contestants.items():
+        work()  # the first call of anything is slower: imports, caches, compilers
+        if (taken := once(work)) <= patience or name not in optional:
+            number[name] = max(1, math.ceil(at_least / max(taken, 1e-9)))
+    names = list(number)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     gc.collect()
     for turn in range(repeats):
         for name in rotated(names, turn):
-            taken = [once(contestants[name]) for _ in range(number[name])]
-            seconds[name].append(sum(taken) / len(taken))
-    return {name: tuple(taken) for name, taken in seconds.items()}
+            each = [once(contestants[name]) for _ in range(number[name])]
+            seconds[name].append(sum(each) / len(each))
+    return {name: tuple(each) for name, each in seconds.items()}
 
 
 def once(work: Work) -> float:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from benchmarks.peers.results import Row, Spread, ratios
+from benchmarks.peers.sampling import at_equal_error
 
 Measured = Callable[[Sequence[Row]], list[tuple[str, Spread]]]
 
@@ -112,4 +113,50 @@ COUPLED = (
         between("coupled", "fmkit, semidiscrete", "fmkit"),
     ),
 )
-GOALS = (*TRAINING, *COUPLED)
+PAIRING = (
+    Goal(
+        "pairing",
+        "an exact pairing at d = 64 and 784 against torchcfm's, clustered data",
+        2.0,
+        between("pairing", "fmkit", "torchcfm", lambda row: row.dim != 2 and row.case == "clustered"),
+    ),
+    Goal(
+        "pairing",
+        "an exact pairing at d = 64 and 784 against torchcfm's, one Gaussian",
+        4.0,
+        between("pairing", "fmkit", "torchcfm", lambda row: row.dim != 2 and row.case == "Gaussian"),
+    ),
+    Goal(
+        "pairing",
+        "an exact pairing at d = 2 against torchcfm's (the aim is 1.5)",
+        1.0,
+        between("pairing", "fmkit", "torchcfm", lambda row: row.dim == 2),
+    ),
+)
+SAMPLING = (
+    Goal(
+        "sampling",
+        "the fastest method at equal error against flow_matching's",
+        1.5,
+        lambda rows: [(f"{work}, error {error:g}", ratio) for work, error, _, _, ratio in at_equal_error(rows)],
+    ),
+)
+DIVERGENCE = (
+    Goal(
+        "divergence",
+        "the exact divergence at batches up to 64, D = 64 and 256, against flow_matching's",
+        2.0,
+        between("divergence", "fmkit", "flow_matching", lambda row: row.case == "exact" and _wide(row)),
+    ),
+    Goal(
+        "divergence",
+        "the exact divergence elsewhere",
+        0.9,
+        between("divergence", "fmkit", "flow_matching", lambda row: row.case == "exact" and not _wide(row)),
+    ),
+)
+GOALS = (*TRAINING, *COUPLED, *PAIRING, *SAMPLING, *DIVERGENCE)
+
+
+def _wide(row: Row) -> bool:
+    return (row.dim or 0) >= 64 and (row.batch or 0) <= 64

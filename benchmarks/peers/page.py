@@ -19,7 +19,7 @@ def page(rows: Sequence[Row], record: dict[str, Any]) -> str:
     for section in measured:
         here = [row for row in rows if row.section == section.name]
         parts += [f"## {section.title}", paragraph(section.text), *section.tables(here)]
-        parts += [f"Not measured: {note}." for note in record["sections"][section.name]["notes"]]
+        parts += [paragraph(note) for note in record["sections"][section.name]["notes"]]
     parts += ["## How it is measured", _method(), _runs(record)]
     return "\n\n".join(parts) + "\n"
 
@@ -57,12 +57,17 @@ def _method() -> str:
 
 
 def _runs(record: dict[str, Any]) -> str:
-    head = ["section", "date", "turns", "minutes", "load", "threads", "machine", "torch", "packages"]
-    return tables.table(head, (_run(name, run) for name, run in record["sections"].items()), words=len(head))
+    head = ["section", "date", "commit", "turns", "minutes", "load", "threads", "machine"]
+    lines = tables.table(head, (_run(name, run) for name, run in record["sections"].items()), words=len(head))
+    installed: dict[str, list[str]] = {}
+    for name, run in record["sections"].items():
+        packages = [f"torch {run['torch']}", *(f"{key} {value}" for key, value in run["versions"].items())]
+        installed.setdefault(", ".join(packages), []).append(name)
+    return "\n\n".join([lines, *(paragraph(f"With {what}: {', '.join(names)}.") for what, names in installed.items())])
 
 
 def _run(name: str, run: dict[str, Any]) -> Iterable[str]:
-    packages = ", ".join(f"{key} {value}" for key, value in run["versions"].items() if key != "torch")
+    turns = f"{run['repeats']}{', quick: of no worth' if run['quick'] else ''}"
     load = " to ".join(f"{value:.1f}" for value in run["load"])
-    figures = [run["date"], str(run["repeats"]), f"{run['minutes']:.1f}", load, str(run["threads"])]
-    return [name, *figures, run["machine"], run["torch"], packages]
+    figures = [run["date"], run["commit"], turns, f"{run['minutes']:.1f}", load, str(run["threads"])]
+    return [name, *figures, run["machine"]]

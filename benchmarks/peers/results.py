@@ -46,7 +46,7 @@ class Row(NamedTuple):
 
 
 class Note(NamedTuple):
-    """What a section could not measure, and why."""
+    """What a section could not measure, and why, or what it was told; whole sentences."""
 
     section: str
     text: str

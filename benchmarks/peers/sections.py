@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.peers import tables, training
+from benchmarks.peers import divergence, footprint, pairing, sampling, tables, training
 from benchmarks.peers.results import Note, Row
 
 Peers = Mapping[str, Any]
+SHOWN_SETTINGS = (16, 64, 1e-3, 1e-5)
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,48 @@ SECTIONS = (
             training.coupled(peers), repeats=repeats, steps=2 if quick else training.COUPLED_STEPS
         ),
         lambda rows: [tables.contestants(rows, "fmkit, ot")],
+    ),
+    Section(
+        pairing.SECTION,
+        "Exact pairings",
+        """The pairing of a batch as a training step asks for it: batches of noise and data in, pairs out. torchebm's is
+        an auction. How far the cost may be above the optimum, relatively, is bounded by dual potentials, which need no
+        solver: 0 means that the pairing is certainly the best one. torchcfm's is the cost of its plan, before pairs
+        are drawn from it with replacement.""",
+        lambda peers, repeats, quick: pairing.rows(
+            pairing.contestants(peers), pairing.plans(peers), repeats=repeats, quick=quick
+        ),
+        lambda rows: [tables.pairings(rows)],
+    ),
+    Section(
+        sampling.SECTION,
+        "Sampling at equal error",
+        """Both libraries follow the same field from the same starts: that of eight Gaussians on a ring in closed form,
+        and a network of three hidden layers of 64 trained on them, in float64. The error is the root-mean-square
+        distance from the end points of a tight reference, in units of the data's spread. Every method runs at many
+        settings; its time at an error between two of them is interpolated. First each library's fastest method at an
+        error, then the same method of both.""",
+        lambda peers, repeats, quick: sampling.rows(sampling.contestants(peers), repeats=repeats, quick=quick),
+        lambda rows: [tables.equal_errors(rows), tables.same_methods(rows, SHOWN_SETTINGS)],
+    ),
+    Section(
+        divergence.SECTION,
+        "Divergence",
+        """One evaluation of a network of three hidden layers of 64 with its divergence, as every stage of a likelihood
+        needs it. flow_matching's is the function that its own solver hands to torchdiffeq. Hutchinson's has one probe.
+        The error of the exact one is relative, against the trace of the whole Jacobian at one point.""",
+        lambda peers, repeats, quick: divergence.rows(divergence.contestants(peers), repeats=repeats, quick=quick),
+        lambda rows: [tables.evaluations(rows)],
+    ),
+    Section(
+        footprint.SECTION,
+        "Import and installation",
+        """The import of what the other sections use, in fresh processes, with torch alone as the limit; and the size of
+        a package by itself and with all that pip installs for it besides torch and what torch needs.""",
+        lambda peers, repeats, quick: footprint.rows(
+            footprint.STATEMENTS, {} if quick else footprint.SOURCES, footprint.installed, repeats=repeats
+        ),
+        lambda rows: [tables.footprints(rows)],
     ),
 )
 BY_NAME = {section.name: section for section in SECTIONS}

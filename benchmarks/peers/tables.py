@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from benchmarks.peers.goals import Goal
 from benchmarks.peers.results import Row, Spread, ratio, spread
+from benchmarks.peers.sampling import at_equal_error
 
 
 def table(head: Sequence[str], lines: Iterable[Iterable[str]], words: int = 1) -> str:
@@ -56,3 +57,80 @@ def contestants(rows: Sequence[Row], against: str) -> str:
         span = f"{duration(time.low)} to {duration(time.high)}"
         lines.append([str(row.batch), row.contestant, duration(time.median), span, times(ratio(base, row))])
     return table(["batch", "contestant", "a step", "quartiles", f"{against} is faster by"], lines, words=2)
+
+
+def pairings(rows: Sequence[Row]) -> str:
+    """Every problem with the times of all, how many times faster fmkit is, and how far from the optimum each may be."""
+    others = [name for name in dict.fromkeys(row.contestant for row in rows) if name != "fmkit"]
+    lines = []
+    for base in (row for row in rows if row.contestant == "fmkit"):
+        there = {row.contestant: row for row in rows if row.work == base.work}
+        cells = [base.case, str(base.dim), str(base.batch), duration(spread(base.seconds).median)]
+        for name in others:
+            found = there.get(name)
+            cells += [duration(spread(found.seconds).median), times(ratio(base, found))] if found else ["", ""]
+        figures = [there[name].figure for name in ("fmkit", "torchcfm") if name in there]
+        lines.append([*cells, *("" if figure is None else f"{figure:.1g}" for figure in figures)])
+    head = ["data", "d", "batch", "fmkit", *(text for name in others for text in (name, "faster by"))]
+    return table([*head, "fmkit above optimum", "torchcfm above optimum"], lines)
+
+
+def evaluations(rows: Sequence[Row]) -> str:
+    """Every evaluation with the times of both."""
+    lines = [
+        [
+            ours.case,
+            str(ours.dim),
+            str(ours.batch),
+            duration(spread(ours.seconds).median),
+            duration(spread(other.seconds).median),
+            times(ratio(ours, other)),
+            "" if ours.figure is None else f"{ours.figure:.1g}",
+        ]
+        for ours in rows
+        for other in rows
+        if ours.contestant == "fmkit" and other.contestant == "flow_matching" and ours.work == other.work
+    ]
+    return table(["divergence", "D", "batch", "fmkit", "flow_matching", "faster by", "fmkit's relative error"], lines)
+
+
+def equal_errors(rows: Sequence[Row]) -> str:
+    """The fastest method of either library at every error."""
+    lines = (
+        [work, f"{error:g}", mine.partition(" ")[2], theirs.partition(" ")[2], times(faster)]
+        for work, error, mine, theirs, faster in at_equal_error(rows)
+    )
+    return table(["field", "error", "fmkit's fastest", "flow_matching's fastest", "faster by"], lines, words=4)
+
+
+def same_methods(rows: Sequence[Row], settings: Sequence[float]) -> str:
+    """The methods that both have, at the same setting."""
+    lines = []
+    for ours in rows:
+        library, _, method = ours.contestant.partition(" ")
+        for other in rows:
+            alike = (other.contestant, other.setting) == (f"flow_matching {method}", ours.setting)
+            if library == "fmkit" and alike and ours.work == other.work and ours.setting in settings:
+                cells = [f"{ours.case}, batch {ours.batch}", method, f"{ours.setting:g}"]
+                figures = [f"{row.figure:.2g}" if row.figure is not None else "" for row in (ours, other)]
+                lines.append([*cells, *figures, times(ratio(ours, other))])
+    head = ["field", "method", "steps or tolerance", "fmkit's error", "flow_matching's error", "faster by"]
+    return table(head, lines, words=2)
+
+
+def footprints(rows: Sequence[Row]) -> str:
+    """Import times and sizes."""
+    lines = []
+    for name in dict.fromkeys(row.contestant for row in rows):
+        there = {row.case: row for row in rows if row.contestant == name}
+        cells = [name]
+        if "import" in there:
+            taken = spread(there["import"].seconds)
+            cells += [duration(taken.median), f"{duration(taken.low)} to {duration(taken.high)}"]
+        else:
+            cells += ["", ""]
+        cells += [f"{number(there['alone'].figure or 0)} MB" if "alone" in there else ""]
+        whole = there.get("with what it needs")
+        cells += [f"{number(whole.figure or 0)} MB", f"{whole.setting:.0f}"] if whole else ["", ""]
+        lines.append(cells)
+    return table(["package", "import", "quartiles", "alone", "with what it needs", "packages"], lines)

@@ -57,14 +57,14 @@ def coupled(peers: Mapping[str, Any]) -> dict[str, Loop]:
 def rows(contestants: Mapping[str, Loop], *, repeats: int, steps: int) -> Iterator[Row | Note]:
     """Seconds a step at every batch size."""
     if not compiles():
-        yield Note(SECTION, "the compiled step: this fmkit has no setting `compile`")
+        yield Note(SECTION, "The compiled step is not measured: this fmkit has no setting `compile`.")
     yield from _rows(SECTION, contestants, BATCHES, repeats, steps)
 
 
 def coupled_rows(contestants: Mapping[str, Loop], *, repeats: int, steps: int) -> Iterator[Row | Note]:
     """Seconds a step with optimal transport at batch 512."""
     if not semidiscrete():
-        yield Note(COUPLED, "the semidiscrete coupling: this fmkit has none registered")
+        yield Note(COUPLED, "The semidiscrete coupling is not measured: this fmkit has none registered.")
     yield from _rows(COUPLED, contestants, (COUPLED_BATCH,), repeats, steps)
 
 
