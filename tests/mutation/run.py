@@ -76,12 +76,10 @@ MODULES = {
     "adjoint": "test_adjoint.py",
     "flow": "test_flow.py",
     "oracle/law": "oracle/test_law.py oracle/test_floor.py",
-    "oracle/boxes": "oracle/test_boxes.py data/test_laws.py",
-    "oracle/mixture": "oracle/test_mixture.py oracle/test_law.py oracle/test_field.py",
+    "oracle/boxes": "oracle/test_law.py oracle/test_boxes.py data/test_laws.py",
     "oracle/posterior": "oracle",
     "oracle/field": "oracle/test_field.py oracle/test_floor.py",
     "oracle/floor": "oracle/test_floor.py oracle/test_field.py",
-    "training/floors": "training/test_floors.py",
     "metrics/likelihood": "metrics/test_likelihood.py",
 }
 

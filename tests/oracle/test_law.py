@@ -38,6 +38,7 @@ def test_samples_are_doubles_from_the_generator_alone(law, seeded):
     assert first.shape == (5, 2)
     assert first.dtype == torch.float64
     assert law.sample(1).shape == (1, 2)
+    assert not law.state_dict()  # it is made of its arguments, and those are saved
     for wrong in ({"n": 0}, {"n": True}, {"n": 3, "generator": 3}):
         with pytest.raises(ArgumentError, match=r"^(n|generator) is"):
             law.sample(**wrong)
