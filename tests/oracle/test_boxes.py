@@ -125,3 +125,9 @@ def test_the_latents_add_up_to_the_point():
 def test_what_are_no_boxes_is_refused(low, high, said):
     with pytest.raises(ArgumentError, match=said):
         Boxes(low, high)
+
+
+def test_samples_have_the_digits_of_double_precision(seeded):
+    """Of the unit interval, in float32, they would be multiples of 2^-24."""
+    x = Boxes([[0.0]], [[1.0]]).sample(50, seeded(0)) * 2**24
+    assert not torch.equal(x, x.round())
