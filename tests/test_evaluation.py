@@ -114,3 +114,17 @@ def test_a_coupling_that_cannot_be_looked_at_says_why():
     found = pairing(trainer_of(None, batch_size=1), Data(torch.randn(10, 2)), seed=0)
     assert found["coupling_cost"] is None
     assert "expected at least two to compare" in found["coupling_refused"]
+
+
+def test_on_a_manifold_there_is_neither():
+    class Curved(fmkit.paths.CondOT):
+        euclidean = False
+
+    trainer = fmkit.Trainer(Curved(), fmkit.fields.MLP(2, 8, 1), callbacks=[])
+    found = pairing(trainer, Data(torch.randn(10, 2)), seed=0)
+    assert found == {
+        "coupling_cost": None,
+        "coupling_refused": "this run lives on a manifold, where |x0 - x1|² is no cost",
+    }
+    flow = fmkit.Flow(fmkit.sources.Gaussian(), trainer.objective.field(trainer.field, trainer.path), event_shape=2)
+    assert "manifold" in ways(flow, split_of(torch.randn(50, 2)), seed=0)["path_energy_refused"]
