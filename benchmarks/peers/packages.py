@@ -68,8 +68,8 @@ def make(folder: Path = ENVIRONMENT) -> Path:
     Raises:
         SystemExit: if a package cannot be installed; what pip says is shown.
     """
-    python = folder / "bin" / "python"
-    if python.exists():
+    python, done = folder / "bin" / "python", folder / "complete"
+    if done.exists():
         return python
     torch = importlib.metadata.version("torch").partition("+")[0]
     steps = [
@@ -82,7 +82,8 @@ def make(folder: Path = ENVIRONMENT) -> Path:
     for step in steps:
         print(" ".join(step), flush=True)
         if subprocess.run(step, cwd=ROOT).returncode:
-            raise SystemExit(f"the environment {folder} is not complete: remove it, and try again")
+            raise SystemExit(f"the environment {folder} is not complete; try again")
+    done.touch()
     return python
 
 

@@ -80,9 +80,9 @@ def flow_matching(case: Case, method: str, setting: float, peer: Any) -> Callabl
     solver = peer.ODESolver(velocity_model=velocity)
     x0 = case.problem.x0
     grid = torch.tensor([0.0, 1.0], dtype=x0.dtype)
-    options = (
-        {"step_size": 1 / setting} if method not in ADAPTIVE else {"step_size": None, "atol": setting, "rtol": setting}
-    )
+    options: dict[str, float | None] = {"step_size": 1 / setting}
+    if method in ADAPTIVE:
+        options = {"step_size": None, "atol": setting, "rtol": setting}
     return lambda: solver.sample(x0, method=method, time_grid=grid, **options)
 
 

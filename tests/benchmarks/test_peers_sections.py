@@ -102,7 +102,7 @@ def test_a_slow_peer_is_left_out_and_told_of(monkeypatch):
     monkeypatch.setattr(pairing, "PATIENCE", 0.0)
     found = list(pairing.rows(pairs, pairing.plans({}), repeats=1, quick=True))
     assert {r.contestant for r in found if isinstance(r, Row)} == {"fmkit"}
-    assert next(n.text for n in found if isinstance(n, Note)).startswith("torchebm is left out at Gaussian, d = 2")
+    assert next(n.text for n in found if isinstance(n, Note)).startswith("torchebm is left out from Gaussian, d = 2")
 
 
 # Divergence.
