@@ -19,7 +19,8 @@ def page(rows: Sequence[Row], record: dict[str, Any]) -> str:
     for section in measured:
         here = [row for row in rows if row.section == section.name]
         parts += [f"## {section.title}", paragraph(section.text), *section.tables(here)]
-        parts += [paragraph(note) for note in record["sections"][section.name]["notes"]]
+        if notes := record["sections"][section.name]["notes"]:
+            parts.append("\n".join(f"- {note}" for note in notes))
     parts += ["## How it is measured", _method(), _runs(record)]
     return "\n\n".join(parts) + "\n"
 

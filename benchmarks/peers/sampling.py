@@ -27,15 +27,16 @@ from fmkit.fields import as_field
 from fmkit.sources import Gaussian
 
 SECTION = "sampling"
-BATCHES, QUICK_BATCHES = (256, 4096), (16,)
-STEPS, QUICK_STEPS = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128), (4, 16)
+BATCHES, QUICK_BATCHES = (256, 2048), (16,)
+STEPS, QUICK_STEPS, EVALUATIONS = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128), (4, 16), 128
 TOLERANCES, QUICK_TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6), (1e-2,)
 ERRORS = (0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 METHODS = {
-    "fmkit": ("euler", "midpoint", "rk4", "ab3", "ab4", "dopri5"),
+    "fmkit": ("euler", "midpoint", "rk3", "rk4", "ab2", "ab3", "ab4", "dopri5"),
     "flow_matching": ("euler", "midpoint", "heun3", "rk4", "explicit_adams", "dopri5"),
 }
 ADAPTIVE = ("dopri5",)
+STAGES = {"midpoint": 2, "rk3": 3, "heun3": 3, "rk4": 4}  # evaluations a step; all others take one
 TRAINING, LEARNED = 2000, "a network"
 EXACT = "8 Gaussians, exactly"
 
@@ -126,7 +127,7 @@ def learned(steps: int) -> Network:
 def _settings(method: str, quick: bool) -> Sequence[float]:
     if method in ADAPTIVE:
         return QUICK_TOLERANCES if quick else TOLERANCES
-    return QUICK_STEPS if quick else STEPS
+    return QUICK_STEPS if quick else [n for n in STEPS if n * STAGES.get(method, 1) <= EVALUATIONS]
 
 
 def fastest(rows: Iterable[Row], error: float) -> tuple[str, np.ndarray] | None:

@@ -3,6 +3,7 @@
 The peers are not installed with the tests; what takes their place does the same in a few lines.
 """
 
+import csv
 import itertools
 import json
 import subprocess
@@ -16,8 +17,10 @@ from scipy.optimize import linear_sum_assignment
 
 import fmkit
 from benchmarks.nfe import problems
-from benchmarks.peers import divergence, footprint, pairing, sampling
+from benchmarks.peers import divergence, footprint, packages, pairing, results, sampling
+from benchmarks.peers.page import page
 from benchmarks.peers.results import Note, Row
+from benchmarks.peers.sections import SECTIONS
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "docs" / "benchmarks"
@@ -25,6 +28,59 @@ PUBLISHED = ROOT / "docs" / "benchmarks"
 
 def permutation(partner):
     return np.eye(len(partner))[np.array(partner)]
+
+
+@pytest.fixture(scope="module")
+def published():
+    return results.read(PUBLISHED / "peers.csv"), json.loads((PUBLISHED / "peers.json").read_text())
+
+
+# The published page.
+
+
+def test_the_page_is_what_its_rows_say(published):
+    rows, record = published
+    assert (PUBLISHED / "peers.md").read_text() == page(rows, record), "run python -m benchmarks.peers --page"
+    assert list(record["sections"]) == [section.name for section in SECTIONS]
+    assert not any(run["quick"] for run in record["sections"].values())
+    assert all(len(r.seconds) in (0, record["sections"][r.section]["repeats"]) for r in rows)
+
+
+@pytest.mark.parametrize(
+    ("text", "section", "ours", "other"),
+    [
+        ("a bare loop with the same EMA", "training", "fmkit, EMA and clipping", "bare loop, EMA and clipping"),
+        ("against torchcfm's OT-CFM", "coupled", "fmkit, ot", "torchcfm, OT-CFM"),
+    ],
+)
+def test_a_published_verdict_by_another_hand(text, section, ours, other):
+    """From the text of the CSV to the line of the page's table."""
+    with (PUBLISHED / "peers.csv").open(newline="") as lines:
+        seconds = {
+            (line["contestant"], line["batch"]): [float(s) for s in line["seconds"].split()]
+            for line in csv.DictReader(lines)
+            if line["section"] == section
+        }
+    found = {
+        batch: np.median([b / a for a, b in zip(taken, seconds[other, batch], strict=True)])
+        for (name, batch), taken in seconds.items()
+        if name == ours
+    }
+    batch, worst = min(found.items(), key=lambda item: item[1])
+    (line,) = (
+        line for line in (PUBLISHED / "peers.md").read_text().splitlines() if text in line and " asked " not in line
+    )
+    _, _, asked, measured, at, verdict = line.strip("| ").split(" | ")
+    assert measured.startswith(f"{worst:.2f} (")
+    assert at.endswith(f"batch {batch}")
+    assert verdict.startswith("met") == (worst >= float(asked))
+
+
+def test_a_certain_optimum_is_published(published):
+    """fmkit's pairings are optimal to rounding, wherever they were measured."""
+    own = [r.figure for r in published[0] if r.section == "pairing" and r.contestant == "fmkit"]
+    assert len(own) == len(pairing.DATA) * len(pairing.DIMENSIONS) * len(pairing.BATCHES)
+    assert max(own) < 1e-9
 
 
 # Pairing.
@@ -262,3 +318,45 @@ def test_a_size_that_cannot_be_had_is_told(monkeypatch):
         ("a", "with what it needs", 2.0, 3.0),
     ]
     assert found[3].text.startswith("The size of b is not known")
+
+
+# The environment.
+
+
+def test_the_environment_is_made_with_this_torch_and_peers_that_bring_none(tmp_path, monkeypatch):
+    """The steps in their order: pip's own choice of torch would come with any peer that were installed before it."""
+    said = []
+    monkeypatch.setattr(
+        packages.subprocess, "run", lambda step, **_: said.append(step) or SimpleNamespace(returncode=0)
+    )
+    folder = tmp_path / "peers"
+    folder.mkdir()
+    python = packages.make(folder)
+    assert python == folder / "bin" / "python"
+    assert said[0][-1] == str(folder)
+    words = [step[4:] for step in said[1:]]
+    assert words[1][-1] == "torch==" + torch.__version__.partition("+")[0]
+    assert words[-1] == ["-q", "--no-deps", *packages.PEERS]
+    packages.make(folder)
+    assert len(said) == 5  # made once
+
+
+def test_an_environment_that_is_half_made_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(packages.subprocess, "run", lambda step, **_: SimpleNamespace(returncode=1))
+    for _ in range(2):
+        with pytest.raises(SystemExit, match="is not complete"):
+            packages.make(tmp_path)
+
+
+def test_what_a_peer_changes_for_the_whole_process_is_put_back(monkeypatch):
+    precision = torch.get_float32_matmul_precision()
+
+    def load(module):
+        torch.set_float32_matmul_precision("medium")
+        return SimpleNamespace(**{name: module for names in packages.NAMES.values() for name in names.get(module, ())})
+
+    monkeypatch.setattr(packages.importlib, "import_module", load)
+    peers = packages.load()
+    assert torch.get_float32_matmul_precision() == precision
+    assert peers["torchcfm"].OTPlanSampler == "torchcfm.optimal_transport"
+    assert peers["flow_matching"].ode_solver == "flow_matching.solver"
