@@ -29,7 +29,7 @@ def main(words: Sequence[str] | None = None) -> None:
     chosen = _parser().parse_args(words)
     if chosen.page:
         present(chosen.out)
-    elif chosen.here or packages.present():
+    elif chosen.here or (packages.present() and not chosen.python and not chosen.make):
         run(chosen.out, chosen.section or list(BY_NAME), chosen.repeats, chosen.quick, packages.load())
         present(chosen.out)
     else:

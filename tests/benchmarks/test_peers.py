@@ -241,6 +241,16 @@ def test_without_the_peers_the_command_says_how_to_get_them(tmp_path, monkeypatc
         command.main([])
 
 
+def test_another_environment_that_is_named_is_taken_even_if_the_peers_are_here(tmp_path, monkeypatch):
+    taken = []
+    monkeypatch.setattr(packages, "present", lambda: True)
+    monkeypatch.setattr(packages, "make", lambda: tmp_path)
+    monkeypatch.setattr(packages, "hand_over", lambda python, words: taken.append((python, words)))
+    command.main(["--python", str(tmp_path)])
+    command.main(["--make", "--quick"])
+    assert taken == [(tmp_path, ["--python", str(tmp_path)]), (tmp_path, ["--make", "--quick"])]
+
+
 def test_an_environment_with_another_torch_is_refused(tmp_path):
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho 1.0\n")
