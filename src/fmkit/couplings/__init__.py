@@ -1,7 +1,17 @@
 """Couplings: which source sample meets which data sample."""
 
 from fmkit.couplings.base import Coupling, check_batches
+from fmkit.couplings.conditional import ConditionalOptimalTransport
 from fmkit.couplings.independent import Independent, Paired
 from fmkit.couplings.optimal_transport import OptimalTransport
+from fmkit.couplings.sinkhorn import Sinkhorn
 
-__all__ = ["Coupling", "Independent", "OptimalTransport", "Paired", "check_batches"]
+__all__ = [
+    "ConditionalOptimalTransport",
+    "Coupling",
+    "Independent",
+    "OptimalTransport",
+    "Paired",
+    "Sinkhorn",
+    "check_batches",
+]
