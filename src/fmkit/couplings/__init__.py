@@ -4,6 +4,7 @@ from fmkit.couplings.base import Coupling, check_batches
 from fmkit.couplings.conditional import ConditionalOptimalTransport
 from fmkit.couplings.independent import Independent, Paired
 from fmkit.couplings.optimal_transport import OptimalTransport
+from fmkit.couplings.semidiscrete import Semidiscrete
 from fmkit.couplings.sinkhorn import Sinkhorn
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Independent",
     "OptimalTransport",
     "Paired",
+    "Semidiscrete",
     "Sinkhorn",
     "check_batches",
 ]

@@ -32,6 +32,11 @@ class Coupling(Part):
         """Whether x0 and x1 stay independent: what score conversions rest on."""
         return False
 
+    @property
+    def whole(self) -> bool:
+        """Whether `pair` wants all of the data that `prepare` was given as its x1, rather than a batch of it."""
+        return False
+
     @abc.abstractmethod
     def pair(
         self,
@@ -46,7 +51,7 @@ class Coupling(Part):
 
         Args:
             x0: `(B, *event)` source samples.
-            x1: `(B, *event)` data samples.
+            x1: `(B, *event)` data samples; `(N, *event)`, all of them, where `whole`.
             cond0: conditions of x0, or None.
             cond1: conditions of x1, or None.
             generator: the only randomness there is.
