@@ -43,16 +43,17 @@ def cheap(name):
 
 def train(path, objective, coupling="fmkit/independent", source="fmkit/gaussian"):
     torch.manual_seed(0)
+    labels = torch.arange(64) % 3 if coupling == "fmkit/conditional-ot" else None
     trainer = Trainer(
         path=make("paths", path),
-        field=MLP(2, width=8, depth=1),
+        field=MLP(2, width=8, depth=1, classes=None if labels is None else 3),
         objective=make("objectives", objective),
         coupling=make("couplings", coupling),
         source=make("sources", source),
         settings=Settings(steps=3, batch_size=16, lr=1e-3),
         callbacks=[],
     )
-    return trainer.fit(DATA)
+    return trainer.fit(DATA, labels)
 
 
 @functools.cache
@@ -128,7 +129,8 @@ def test_every_objective_with_every_coupling_and_source(objective, coupling, sou
         if path not in ("fmkit/condot", "fmkit/vp", "fmkit/icfm"):
             continue
         flow = train(path, objective, coupling, source)
-        assert torch.isfinite(flow.sample(2, solver=cheap("euler"), generator=seeded(0))).all()
+        label = 0 if coupling == "fmkit/conditional-ot" else None
+        assert torch.isfinite(flow.sample(2, label, solver=cheap("euler"), generator=seeded(0))).all()
         if (coupling, source) != ("fmkit/independent", "fmkit/gaussian"):
             with pytest.raises(CombinationError, match="standard Gaussian source, the independent coupling"):
-                flow.sample(2, solver=cheap("euler-maruyama"), generator=seeded(0))
+                flow.sample(2, label, solver=cheap("euler-maruyama"), generator=seeded(0))

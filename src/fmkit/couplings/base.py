@@ -37,6 +37,11 @@ class Coupling(Part):
         """Whether `pair` wants all of the data that `prepare` was given as its x1, rather than a batch of it."""
         return False
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """What a fit found out about itself, for the metrics; nothing by default."""
+        return {}
+
     @abc.abstractmethod
     def pair(
         self,

@@ -57,10 +57,7 @@ class Cells:
         """
         if len(self.y) < 2:
             raise ValueError("one cell has no second best")
-        x = x.double() - self.shift
-        if self._walk is not None:
-            return self._walk.two(x.numpy())
-        found = [values.topk(2, dim=1) for values in self._values(x)]
+        found = [values.topk(2, dim=1) for values in self._values(x.double() - self.shift)]
         value, index = (torch.cat([getattr(f, name) for f in found]) for name in ("values", "indices"))
         return index[:, 0], index[:, 1], 2 * (value[:, 0] - value[:, 1])
 
@@ -95,16 +92,6 @@ class _Walk:
         if not finite.any() or next_to is None:
             return None
         return cls(y, h, corners[finite], simplices[finite, 0], next_to)
-
-    def two(self, x: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        """The second best is a neighbour of the best."""
-        at, rows = self.to(x), np.arange(len(x))
-        near = self.next_to[at]
-        values = np.einsum("bd,bkd->bk", x, self.y[near]) - self.h[near]
-        values[near == at[:, None]] = -np.inf
-        second = values.argmax(1)
-        gap = 2 * (np.einsum("bd,bd->b", x, self.y[at]) - self.h[at] - values[rows, second])
-        return torch.from_numpy(at), torch.from_numpy(near[rows, second]), torch.from_numpy(gap)
 
     def to(self, x: np.ndarray) -> np.ndarray:
         at = self.cells[self.tree.query(x)[1]]

@@ -33,6 +33,8 @@ LEAST, MOST = 1024, 2**15
 DECAY, POWER = 20, 2 / 3
 """Step k of n is as long as (1 + DECAY k / n)^-POWER tells; the average is taken from AVERAGED n on."""
 AVERAGED = 0.25
+BY_SAMPLE = ("potentials", "_current", "_unit", "_mark")
+"""What is as long as the data, or not there yet."""
 CHECKED = 20
 """Batches of fresh x0 that the fitted masses are estimated from."""
 
@@ -68,14 +70,13 @@ class Semidiscrete(Coupling):
     marginal_error: Tensor
     _current: Tensor
     _mark: Tensor
-    _gap: Tensor
+    _unit: Tensor
 
     def __init__(self, steps: int = 400) -> None:
         super().__init__()
         self.steps = check_count("steps", steps)
-        for name in ("potentials", "_current", "_mark"):
+        for name in BY_SAMPLE:
             self.register_buffer(name, torch.zeros(0, dtype=torch.float64))
-        self.register_buffer("_gap", torch.tensor(torch.nan, dtype=torch.float64))
         self.register_buffer("marginal_error", torch.tensor(torch.nan, dtype=torch.float64))
         self.register_buffer("done", torch.tensor(0))
         self._shown: tuple[Tensor, Cells] | None = None
@@ -83,6 +84,10 @@ class Semidiscrete(Coupling):
     @property
     def whole(self) -> bool:
         return True
+
+    @property
+    def figures(self) -> dict[str, float]:
+        return {"marginal_error": float(self.marginal_error)}
 
     def pair(self, x0, x1, cond0=None, cond1=None, *, generator=None) -> tuple[Tensor, Tensor]:
         """Indices (i0, i1): i0 counts the rows of x0, i1 are their partners among the rows of x1, all of the data.
@@ -120,8 +125,8 @@ class Semidiscrete(Coupling):
             k = int(self.done)
             x0 = _draw(source, x1, batch, seed, "semidiscrete", k)
             masses = torch.bincount(Cells(y, self._current).of(x0), minlength=n) / batch
-            length = self._gap * min(1.0, batch / n) * (1 + DECAY * k / self.steps) ** -POWER
-            self._current += length * (1 - n * masses)
+            length = min(1.0, batch / n) * (1 + DECAY * k / self.steps) ** -POWER
+            self._current += length * self._unit * (1 - n * masses)
             self._current -= self._current.mean()
             averaged = k + 1 - int(AVERAGED * self.steps)
             self.potentials += (self._current - self.potentials) / max(1, averaged)
@@ -131,17 +136,21 @@ class Semidiscrete(Coupling):
             yield int(self.done) / self.steps
 
     def _begin(self, source: Source, x1: Tensor, seed: int) -> None:
-        """The potentials of a discrete problem with fresh x0 on the other side, and the length of a step.
+        """The potentials of a discrete problem with fresh x0 on the other side, and the units of a step.
 
-        A step's unit is the mean gap between the best and the second-best sample of an x0: a change of g_j by about so
-        much makes the cell of x1_j empty, or twice as large.
+        A step of g_j is measured by the mean gap between the best and the second-best sample in the cell of x1_j: a
+        change by about so much makes the cell empty, or twice as large. Cells hit by few x0 take the mean for one more.
         """
         y = x1.reshape(len(x1), -1)
-        x0 = _draw(source, x1, max(2, min(len(y), START // len(y))), seed, "semidiscrete", -1).to(y)
+        n = max(2, min(max(LEAST, 4 * len(y)), START // len(y)))
+        x0 = _draw(source, x1, n, seed, "semidiscrete", -1).to(y)
         g = potentials(squared_distances(x0.float(), y.float()))[1].double()
         self._mark, self._current = _mark_of(x1), g - g.mean()
-        self.potentials = self._current.clone()
-        self._gap = Cells(y, self._current).two(x0)[2].mean() if len(y) > 1 else self._gap.new_zeros(())
+        self.potentials, self._unit = self._current.clone(), torch.zeros_like(g)
+        if len(y) > 1:
+            best, _, gap = Cells(y, self._current).two(x0)
+            hits = torch.bincount(best, minlength=len(y))
+            self._unit = (self._unit.index_add(0, best, gap) + gap.mean()) / (hits + 1)
         self.done, self.marginal_error = torch.zeros_like(self.done), torch.full_like(self.marginal_error, torch.nan)
         self._shown = None
 
@@ -158,7 +167,7 @@ class Semidiscrete(Coupling):
         check_batch(x1, "x1")
         if int(self.done) < self.steps:
             raise CombinationError(
-                f"the potentials are not fitted: {int(self.done)} of {self.steps} steps are done; run prepare to its end"
+                f"the potentials are not fitted: {int(self.done)} of {self.steps} steps are done; go through prepare"
             )
         if not torch.equal(self._mark, _mark_of(x1)):
             raise CombinationError(
@@ -169,7 +178,7 @@ class Semidiscrete(Coupling):
 
     def _load_from_state_dict(self, state_dict, prefix, *others) -> None:
         """Buffers are as long as the data was, which is known only now."""
-        for name in ("potentials", "_current", "_mark"):
+        for name in BY_SAMPLE:
             if prefix + name in state_dict:
                 setattr(self, name, torch.empty_like(state_dict[prefix + name], device=self.done.device))
         self._shown = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,6 +21,9 @@ class Callback(Part):
 
     def on_start(self, run: Run) -> None:
         """Before the first step (again after a resume)."""
+
+    def on_prepare(self, run: Run, done: float) -> None:
+        """While a coupling is fitted before the first step; `done` rises from 0 to 1."""
 
     def on_step(self, run: Run) -> None:
         """After every step."""
@@ -44,6 +48,15 @@ class Progress(Callback):
             raise ArgumentError(f"every is {every}, expected seconds > 0")
         self.every = every
         self._bar: Any = None
+        self._told = -math.inf
+
+    def on_prepare(self, run: Run, done: float) -> None:
+        terminal = sys.stderr.isatty()
+        if done < 1 and time.monotonic() - self._told < (0.2 if terminal else self.every):
+            return
+        self._told = time.monotonic()
+        line = f"fitting the coupling: {done:.0%}"
+        print(f"\r{line}" if terminal else line, end="" if terminal and done < 1 else "\n", file=sys.stderr, flush=True)
 
     def on_start(self, run: Run) -> None:
         self._loss, self._above = "", "above the least possible"

@@ -13,7 +13,9 @@ import copy
 import json
 import math
 import os
+import time
 import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,9 @@ from fmkit.parts import Part
 from fmkit.saving import FORMAT, read_tensors, reason, write_tensors
 from fmkit.specs import describe
 from fmkit.training.settings import Settings
+
+PREPARED_EVERY = 5.0
+"""Seconds between two checkpoints of a coupling that is being fitted."""
 
 
 class Run:
@@ -137,6 +142,15 @@ class Run:
                 "is kept. Lower the learning rate, or clip gradients"
             )
 
+    def prepare(self, progress: Iterable[float]) -> Iterator[float]:
+        """Pass on the progress of a fit before the first step, with a checkpoint every few seconds."""
+        last = time.monotonic()
+        for done in progress:
+            if time.monotonic() - last > PREPARED_EVERY:
+                self.checkpoint()
+                last = time.monotonic()
+            yield done
+
     def checkpoint(self) -> None:
         """Write the whole state, atomically, and drop checkpoints beyond the last `keep`."""
         if self.folder is None:
@@ -197,7 +211,7 @@ class Run:
                     module.load_state_dict(part)
                 except RuntimeError as error:
                     raise SavedFileError(f"{path} does not fit this run's {prefix}: {error}") from error
-            for i, parameter in enumerate(self.parameters):
+            for i, parameter in enumerate(self.parameters) if header["step"] else ():  # before, there is no state
                 like = {"step": torch.Size(), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
                 state = {k: _taken(tensors, f"optimizer.{i}.{k}", shape, path) for k, shape in like.items()}
                 fused = self.optimizer.param_groups[0]["fused"]
@@ -214,7 +228,7 @@ class Run:
 
     def _check(self, header: dict[str, Any], path: Path) -> None:
         """Refuse to go on with other numbers: the run would silently be neither the old one nor the new."""
-        free = {"steps", "device", "keep", "checkpoint_every", "loss_floor"}
+        free = {"steps", "device", "keep", "checkpoint_every", "loss_floor", "coupling_workers"}
         was, now = header["settings"], self.settings.model_dump(mode="json")
         for key in now:
             if key not in free and was.get(key) != now[key]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fmkit.arguments import checked
-from fmkit.couplings import Coupling, Independent, Paired
+from fmkit.couplings import Coupling, Independent, OptimalTransport, Paired
 from fmkit.data.base import Data
 from fmkit.errors import ArgumentError, CombinationError, TrainingError
 from fmkit.fields import as_field, network_of
@@ -24,9 +24,10 @@ from fmkit.paths import ProbabilityPath
 from fmkit.randomness import seed_dropout, stream
 from fmkit.solvers import Dopri5, Solver
 from fmkit.sources import Empirical, Gaussian, Source
-from fmkit.training.batches import InMemory, Samples, batches_of
+from fmkit.training.batches import batches_of
 from fmkit.training.callbacks import Callback, Progress
 from fmkit.training.floors import LossFloor, floor_of
+from fmkit.training.pairing import Pairing
 from fmkit.training.settings import Settings
 from fmkit.training.state import Run
 
@@ -109,16 +110,14 @@ class Trainer:
         parts = {"path": self.path, "objective": self.objective, "source": source, "coupling": coupling}
         run = Run(s, self.field, parts, folder)
         run.open(resume)
-        if run.step == 0 and isinstance(batches, InMemory):
-            for _ in coupling.prepare(source, batches.x, batches.cond, seed=s.seed):
-                pass
+        pairing = Pairing(data, source, coupling, s, self._dtype)
+        self._prepare(run, pairing, batches)
         self._tell("on_start", run)
         self._least = self._find_least(run, data, source, coupling)
         global_state = torch.get_rng_state()
         try:
             self.field.train()
-            for samples in batches.iterate(run.step) if run.step < s.steps else ():
-                batch = self._couple(samples, data, source, coupling, run.step)
+            for batch in pairing.pairs(batches, run.step, s.steps) if run.step < s.steps else ():
                 loss = self._step(run, batch)
                 run.total, run.counted, run.step = run.total + loss.detach(), run.counted + 1, run.step + 1
                 self._tell("on_step", run)
@@ -158,8 +157,21 @@ class Trainer:
         if data.transform is not None:
             data.transform.to(device)
         batches = batches_of(data, self.settings.batch_size, self.settings.seed, device)
-        steps = enumerate(batches.iterate(0))
-        return coupling, (self._couple(samples, data, source, Independent(), step) for step, samples in steps)
+        return coupling, Pairing(data, source, coupling, self.settings, self._dtype).unpaired(batches)
+
+    def _prepare(self, run: Run, pairing: Pairing, batches: Any) -> None:
+        """Fit a coupling that is fitted first, or go on with a fit that was cut off."""
+        if run.step > 0:
+            return
+        progress = pairing.prepare(batches)
+        try:
+            for done in run.prepare(progress):
+                self._tell("on_prepare", run, done)
+        except BaseException:
+            run.close()
+            raise
+        if figures := pairing.coupling.figures:
+            run.record({"step": 0, **{f"coupling_{name}": value for name, value in figures.items()}})
 
     def _find_least(self, run: Run, data: Data, source: Source, coupling: Coupling) -> float | None:
         """The least possible loss, once in the metrics; None if it is not known, or not asked for."""
@@ -207,26 +219,6 @@ class Trainer:
             out = self.objective.loss(network, self.path, batch, ema=run.ema, step=step, generator=generator)
         return out.value.mean()
 
-    def _couple(
-        self, samples: Samples, data: Data, source: Source, coupling: Coupling, step: int, purpose: str = ""
-    ) -> Batch:
-        """The batch in the model's units, each x1 with the x0 that the coupling gives it."""
-        seed, device = self.settings.seed, samples.x1.device
-        x1, cond = samples.x1, samples.cond
-        if data.augment is not None:
-            x1 = data.augmented(x1, stream(seed, purpose + "augment", step, device=device))
-        if data.transform is not None:
-            x1 = data.transform(x1)
-        x1 = x1.to(self._dtype)  # only now: a transform may take away digits that the precision could not hold
-        if samples.x0 is not None:
-            return Batch(samples.x0.to(self._dtype), x1, cond)
-        generator = stream(seed, purpose + "source", step, device=device)
-        x0 = source.sample(x1.shape, cond=cond, generator=generator, dtype=x1.dtype, device=device)
-        if coupling.independent:
-            return Batch(x0, x1, cond)
-        i0, i1 = coupling.pair(x0, x1, None, cond, generator=stream(seed, purpose + "coupling", step))
-        return Batch(x0[i0], x1[i1], None if cond is None else cond[i1])
-
     def _log(self, run: Run) -> None:
         mean = (run.total / run.counted).item()
         _check_finite(torch.tensor(mean), run.step - 1, self._rate)
@@ -241,11 +233,13 @@ class Trainer:
     def _validate(self, run: Run, held_out: tuple[Data, Any], source: Source, coupling: Coupling) -> None:
         """The loss of the averaged weights on held-out data, with the same draws every time."""
         data, batches = held_out
+        if coupling.whole:  # it knows nothing of held-out samples; among those of a batch this is what comes nearest
+            coupling = OptimalTransport()
+        pairing = Pairing(data, source, coupling, self.settings, self._dtype, "validation-")
         was_training = run.ema.training
         run.ema.eval()
         losses = []
-        for k, samples in zip(range(VALIDATION_BATCHES), batches.iterate(0), strict=False):
-            batch = self._couple(samples, data, source, coupling, k, "validation-")
+        for k, batch in enumerate(pairing.pairs(batches, 0, VALIDATION_BATCHES)):
             losses.append(self._loss(run.ema, batch, run, k, "validation-objective"))
         run.ema.train(was_training)
         record = {"step": run.step, "validation_loss": torch.stack(losses).mean().item()}

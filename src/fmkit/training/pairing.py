@@ -1,0 +1,176 @@
+"""Pairs for the steps: each x1 in the model's units, with the x0 that the coupling gives it.
+
+A coupling is shown a block: the samples of `coupling_batches` steps at once, or all of the data if it was fitted to it.
+Every draw of a block follows from (seed, purpose, block), so blocks may be paired ahead of their steps, by any number
+of threads: the pairs are the same.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from fmkit.couplings import Coupling
+from fmkit.data.base import Data
+from fmkit.errors import ArgumentError, CombinationError
+from fmkit.objectives import Batch
+from fmkit.randomness import stream
+from fmkit.sources import Source
+from fmkit.training.batches import InMemory, Samples
+from fmkit.training.settings import Settings
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+
+class Block(NamedTuple):
+    """The raw samples of some steps."""
+
+    number: int
+    samples: list[Samples]
+
+
+class Pairing:
+    """Turns raw batches into pairs.
+
+    Args:
+        data: what the batches come from: its augmentation and transform.
+        source: the law of x0.
+        coupling: which x0 meets which x1; prepared, if it is fitted first.
+        settings: the run's numbers.
+        dtype: of the pairs.
+        purpose: told apart in the random streams: nothing in training, "validation-" for held-out data.
+    """
+
+    def __init__(
+        self, data: Data, source: Source, coupling: Coupling, settings: Settings, dtype: torch.dtype, purpose: str = ""
+    ) -> None:
+        self.data, self.source, self.coupling = data, source, coupling
+        self.settings, self.dtype, self.purpose = settings, dtype, purpose
+        self._all: Tensor | None = None
+
+    def prepare(self, batches: Any) -> Iterator[float]:
+        """Fit the coupling to the data in the model's units, as `Coupling.prepare` does.
+
+        Raises:
+            CombinationError: if the coupling wants all of the data, and the data is not in memory.
+        """
+        if isinstance(batches, InMemory):
+            return self.coupling.prepare(self.source, self._units(batches.x), batches.cond, seed=self.settings.seed)
+        if self.coupling.whole:
+            raise CombinationError(
+                f"{type(self.coupling).__name__} is fitted to all of the data, which must be a tensor or an array then"
+            )
+        return iter(())
+
+    def pairs(self, batches: Any, start: int, stop: int) -> Iterator[Batch]:
+        """The pairs of steps start .. stop - 1."""
+        if self.coupling.whole:
+            self._all = self._units(batches.x)
+        alone = self.coupling.independent or self.coupling.whole or self.data.x0 is not None
+        size = 1 if alone else self.settings.coupling_batches
+        first = start // size * size
+        blocks = itertools.islice(self._blocks(batches.iterate(first), first // size, size), -(-(stop - first) // size))
+        workers = 0 if self.coupling.independent else self.settings.coupling_workers
+        paired = ahead(lambda block: self._pair(block, batches), blocks, workers)
+        return itertools.islice(itertools.chain.from_iterable(paired), start - first, stop - first)
+
+    def unpaired(self, batches: Any) -> Iterator[Batch]:
+        """What the coupling is shown at steps 0, 1, ... where it sees one batch at a time."""
+        return (self._drawn(samples, step) for step, samples in enumerate(batches.iterate(0)))
+
+    @staticmethod
+    def _blocks(samples: Iterator[Samples], first: int, size: int) -> Iterator[Block]:
+        for number in itertools.count(first):
+            block = list(itertools.islice(samples, size))
+            if not block:
+                return
+            yield Block(number, block)
+
+    @torch.no_grad()
+    def _pair(self, block: Block, batches: Any) -> list[Batch]:
+        if self.coupling.whole:
+            return [self._from_all(block.number, len(block.samples[0].x1), batches)]
+        samples = block.samples[0] if len(block.samples) == 1 else _joined(block.samples)
+        return self._coupled(self._drawn(samples, block.number), block.number, len(block.samples))
+
+    def _drawn(self, samples: Samples, number: int) -> Batch:
+        """x1 in the model's units and an x0 for each, in the order in which they came."""
+        seed, device = self.settings.seed, samples.x1.device
+        x1 = samples.x1
+        if self.data.augment is not None:
+            x1 = self.data.augmented(x1, stream(seed, self.purpose + "augment", number, device=device))
+        x1 = self._units(x1)
+        if samples.x0 is not None:
+            return Batch(samples.x0.to(self.dtype), x1, samples.cond)
+        generator = stream(seed, self.purpose + "source", number, device=device)
+        x0 = self.source.sample(x1.shape, cond=samples.cond, generator=generator, dtype=x1.dtype, device=device)
+        return Batch(x0, x1, samples.cond)
+
+    def _coupled(self, drawn: Batch, number: int, steps: int) -> list[Batch]:
+        if self.coupling.independent or self.data.x0 is not None:
+            return [drawn]
+        generator = stream(self.settings.seed, self.purpose + "coupling", number)
+        i0, i1 = self.coupling.pair(drawn.x0, drawn.x1, None, drawn.cond, generator=generator)
+        if len(i1) < steps:
+            raise ArgumentError(f"{type(self.coupling).__name__} left {len(i1)} pairs for {steps} steps")
+        return [
+            Batch(drawn.x0[a], drawn.x1[b], None if drawn.cond is None else drawn.cond[b])
+            for a, b in zip(i0.tensor_split(steps), i1.tensor_split(steps), strict=True)
+        ]
+
+    def _from_all(self, step: int, n: int, batches: InMemory) -> Batch:
+        """n fresh x0, each with its partner among all of the data."""
+        assert self._all is not None  # pairs saw to it
+        seed, device = self.settings.seed, batches.device
+        generator = stream(seed, self.purpose + "source", step, device=device)
+        x0 = self.source.sample((n, *self._all.shape[1:]), generator=generator, dtype=self.dtype, device=device)
+        generator = stream(seed, self.purpose + "coupling", step)
+        i0, i1 = self.coupling.pair(x0, self._all, None, batches.cond, generator=generator)
+        if self.data.augment is None:
+            x1 = self._all[i1]
+        else:
+            generator = stream(seed, self.purpose + "augment", step, device=device)
+            x1 = self._units(self.data.augmented(batches.x[i1], generator))
+        return Batch(x0[i0], x1, None if batches.cond is None else batches.cond[i1])
+
+    def _units(self, x: Tensor) -> Tensor:
+        if self.data.transform is not None:
+            x = self.data.transform(x)
+        return x.to(self.dtype)  # only now: a transform may take away digits that the precision could not hold
+
+
+def ahead(work: Callable[[Item], Made], items: Iterable[Item], workers: int) -> Iterator[Made]:
+    """`map(work, items)`, in order, computed in threads up to `workers` items ahead; in this one if there are none.
+
+    The items are drawn in this thread. Closing the iterator, or dropping it, drops what lies ahead.
+    """
+    if workers == 0:
+        yield from map(work, items)
+        return
+    waiting: deque[Future[Made]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="fmkit-pairing")
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _joined(samples: list[Samples]) -> Samples:
+    """One batch of several; conditions that are not tensors cannot be joined."""
+    conds = [s.cond for s in samples]
+    if any(c is not None and not isinstance(c, Tensor) for c in conds):
+        raise ArgumentError("conditions that are not tensors cannot be paired in blocks; take coupling_batches = 1")
+    cond = None if conds[0] is None else torch.cat(conds)
+    return Samples(torch.cat([s.x1 for s in samples]), cond, None)

@@ -1,0 +1,278 @@
+"""Pairs for the steps: the same whoever computes them and when, with labels on their samples."""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import pytest
+import torch
+
+import fmkit
+from fmkit import registry
+from fmkit.couplings import Coupling, Independent, OptimalTransport, Semidiscrete, Sinkhorn
+from fmkit.errors import ArgumentError, CombinationError
+from fmkit.randomness import stream
+from fmkit.training.batches import batches_of
+from fmkit.training.pairing import Pairing, ahead
+
+CPU = torch.device("cpu")
+N, CLASSES = 60, 3
+
+
+def data(**more):
+    """Samples whose label can be read off them, far apart."""
+    labels = torch.arange(N) % CLASSES
+    x = torch.randn(N, 2, generator=torch.Generator().manual_seed(0)) * 0.1 + 10.0 * labels[:, None]
+    return fmkit.data.Data(x, labels, **more)
+
+
+def pairs(coupling, given=None, start=0, stop=9, source=None, **settings):
+    given = data() if given is None else given
+    s = fmkit.Settings(steps=stop, batch_size=16, **settings)
+    batches = batches_of(given, s.batch_size, s.seed, CPU)
+    pairing = Pairing(given, source or fmkit.sources.Gaussian(), coupling, s, torch.float32)
+    list(pairing.prepare(batches))
+    return list(pairing.pairs(batches, start, stop))
+
+
+def assert_same(some, others):
+    assert len(some) == len(others)
+    for a, b in zip(some, others, strict=True):
+        for x, y in zip(a, b, strict=True):
+            assert (x is None and y is None) or torch.equal(x, y)
+
+
+def example(name):
+    if name == "fmkit/semidiscrete":
+        return Semidiscrete(steps=20)
+    return registry.load("fmkit.couplings", name)()
+
+
+NAMES = [entry.qualified for entry in registry.entries("fmkit.couplings")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("settings", [{}, {"coupling_batches": 2, "coupling_workers": 3}], ids=["alone", "in blocks"])
+def test_labels_follow_their_samples(name, settings):
+    found = pairs(example(name), **settings)
+    assert len(found) == 9
+    for batch in found:
+        assert len(batch.x0) == len(batch.x1) == len(batch.cond) == 16
+        assert torch.equal(batch.x1.mean(1).div(10).round().long(), batch.cond)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "fmkit/conditional-ot"])
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_the_pairs_are_those_of_this_thread(name, workers):
+    given = fmkit.data.Data(data().x)
+    alone = pairs(example(name), given, coupling_workers=0, coupling_batches=2)
+    assert_same(pairs(example(name), given, coupling_workers=workers, coupling_batches=2), alone)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("start", [1, 3, 4, 8])
+def test_from_any_step_on_they_are_the_same(name, start):
+    """Also from within a block: what a resumed run needs."""
+    whole = pairs(example(name), coupling_batches=3)
+    assert_same(pairs(example(name), start=start, coupling_batches=3), whole[start:])
+
+
+class Watched(Coupling):
+    """Exact transport that remembers what it was shown, and where."""
+
+    def __init__(self):
+        super().__init__()
+        self.shown, self.threads = [], set()
+
+    def pair(self, x0, x1, cond0=None, cond1=None, *, generator=None):
+        self.shown.append((x0, x1, cond1, generator.initial_seed()))
+        self.threads.add(threading.current_thread() is threading.main_thread())
+        time.sleep(0.001)
+        return OptimalTransport().pair(x0, x1)
+
+
+def test_a_block_is_paired_once_and_is_what_the_steps_would_have_seen():
+    coupling = Watched()
+    found = pairs(coupling, coupling_batches=3, stop=8, coupling_workers=0)
+    assert [len(x1) for _, x1, *_ in coupling.shown] == [48, 48, 48]
+    alone = Watched()
+    pairs(alone, stop=9, coupling_workers=0)
+    for k, (x0, x1, cond, seed) in enumerate(coupling.shown):
+        assert torch.equal(x1, torch.cat([b[1] for b in alone.shown[3 * k : 3 * k + 3]]))
+        assert torch.equal(cond, torch.cat([b[2] for b in alone.shown[3 * k : 3 * k + 3]]))
+        assert seed == stream(0, "coupling", k).initial_seed()
+        generator = stream(0, "source", k)
+        assert torch.equal(x0, fmkit.sources.Gaussian().sample(x1.shape, generator=generator))
+    for k, batch in enumerate(found):  # and it hands them out in order: x1 keeps its place
+        assert torch.equal(batch.x1, coupling.shown[k // 3][1][16 * (k % 3) : 16 * (k % 3) + 16])
+
+
+def test_a_larger_batch_is_paired_more_cheaply(seeded):
+    given = fmkit.data.Data(torch.randn(4000, 2, generator=seeded(0)) + 3)
+
+    def cost(blocks):
+        found = pairs(OptimalTransport(), given, stop=16, coupling_batches=blocks)
+        return sum((b.x0 - b.x1).square().sum(1).mean().item() for b in found) / 16
+
+    costs = [cost(blocks) for blocks in (1, 4, 16)]
+    assert costs == sorted(costs, reverse=True)
+    assert costs[0] > 1.01 * costs[2]
+
+
+def test_workers_pair_beside_the_loop():
+    coupling = Watched()
+    pairs(coupling, coupling_workers=2)
+    assert coupling.threads == {False}
+    pairs(coupling, coupling_workers=0)
+    assert coupling.threads == {False, True}
+
+
+def test_an_independent_coupling_needs_neither_threads_nor_blocks(monkeypatch):
+    monkeypatch.setattr("fmkit.training.pairing.ThreadPoolExecutor", None)
+    assert_same(
+        pairs(Independent(), coupling_workers=4, coupling_batches=3),
+        pairs(Independent(), coupling_workers=0),
+    )
+
+
+def test_fewer_pairs_than_samples_are_spread_over_the_steps():
+    found = pairs(Sinkhorn(mass=0.5), coupling_batches=2, stop=4)
+    assert [len(b.x1) for b in found] == [8, 8, 8, 8]
+
+
+def test_pairs_of_the_users_are_kept():
+    given = fmkit.data.Data(data().x, data().cond, -data().x)
+    for settings in ({}, {"coupling_batches": 3, "coupling_workers": 2}):
+        for batch in pairs(fmkit.couplings.Paired(), given, **settings):
+            assert torch.equal(batch.x0, -batch.x1)
+
+
+def test_conditions_that_are_no_tensors_are_not_joined():
+    pairing = Pairing(
+        data(), fmkit.sources.Gaussian(), OptimalTransport(), fmkit.Settings(coupling_batches=2), torch.float32
+    )
+
+    class Texts:
+        def iterate(self, start):
+            return itertools.repeat(fmkit.training.batches.Samples(torch.zeros(4, 2), ["a"] * 4))
+
+    with pytest.raises(ArgumentError, match="take coupling_batches = 1"):
+        next(pairing.pairs(Texts(), 0, 4))
+
+
+# -- semidiscrete: all of the data -------------------------------------------------------------------------------------
+
+
+def test_it_is_fitted_in_the_models_units_and_pairs_with_what_training_sees():
+    given = data(transform=fmkit.transforms.Affine(torch.tensor([3.0, 8.0]), torch.tensor([2.0, 4.0])))
+    coupling = Semidiscrete(steps=60)
+    found = pairs(coupling, given, stop=3)
+    units = given.transform(given.x)
+    for step, batch in enumerate(found):
+        x0 = fmkit.sources.Gaussian().sample((16, 2), generator=stream(0, "source", step))
+        partner = (torch.cdist(x0.double(), units.double()).square() - coupling.potentials).argmin(1)
+        assert torch.equal(batch.x0, x0)
+        assert torch.equal(batch.x1, units[partner])
+        assert torch.equal(batch.cond, given.cond[partner])
+
+
+def test_an_augmentation_comes_after_the_pairing():
+    given = data(augment=lambda x, generator: x + 100)
+    plain, moved = pairs(Semidiscrete(steps=20)), pairs(Semidiscrete(steps=20), given)
+    for a, b in zip(plain, moved, strict=True):
+        assert torch.equal(a.x0, b.x0)
+        assert torch.equal(a.x1 + 100, b.x1)
+
+
+def test_data_that_is_not_in_memory_cannot_be_fitted_to():
+    stream_of = torch.utils.data.TensorDataset(data().x)
+    trainer = fmkit.Trainer(
+        fmkit.paths.CondOT(), fmkit.fields.MLP(2, width=8, depth=1), coupling=Semidiscrete(), callbacks=()
+    )
+    with pytest.raises(CombinationError, match="Semidiscrete is fitted to all of the data, which must be a tensor"):
+        trainer.fit(stream_of)
+
+
+SCRIPT = """
+    import sys, torch, fmkit
+    from fmkit.training import state
+    state.PREPARED_EVERY = 0.0
+    torch.manual_seed(0)
+    x = torch.randn(200, 2, generator=torch.Generator().manual_seed(1)) + 2
+    trainer = fmkit.Trainer(
+        fmkit.paths.CondOT(), fmkit.fields.MLP(2, width=8, depth=1),
+        coupling=fmkit.couplings.Semidiscrete(steps={steps}),
+        settings=fmkit.Settings(steps=10, batch_size=16, log_every=2), callbacks=(),
+    )
+    flow = trainer.fit(x, folder=sys.argv[1], resume=True)
+    print(torch.nn.utils.parameters_to_vector(flow.field.parameters()).double().sum().item().hex())
+"""
+
+
+def test_killed_in_the_middle_of_a_fit_and_resumed(tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(textwrap.dedent(SCRIPT.format(steps=300)))
+
+    def run(folder):
+        return subprocess.Popen(
+            [sys.executable, str(script), str(tmp_path / folder)], stdout=subprocess.PIPE, text=True
+        )
+
+    whole = run("whole")
+    expected = whole.communicate(timeout=120)[0]
+    victim, checkpoint = run("killed"), tmp_path / "killed" / "checkpoints" / "step_00000000.safetensors"
+    deadline = time.monotonic() + 60
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.communicate()
+    from safetensors.torch import load_file
+
+    assert 0 < int(load_file(checkpoint)["coupling.done"]) < 300
+    again = run("killed")
+    assert again.communicate(timeout=120)[0] == expected
+    assert expected
+    whole_metrics, metrics = ((tmp_path / f / "metrics.jsonl").read_bytes() for f in ("whole", "killed"))
+    assert metrics == whole_metrics
+    assert b"coupling_marginal_error" in metrics
+
+
+# -- working ahead -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [0, 1, 4])
+def test_ahead_keeps_the_order(workers):
+    def slowly(k):
+        time.sleep(0.002 * (k % 3))
+        return k * k
+
+    assert list(ahead(slowly, range(20), workers)) == [k * k for k in range(20)]
+
+
+@pytest.mark.parametrize("workers", [0, 1, 4])
+def test_ahead_is_lazy(workers):
+    drawn = []
+
+    def items():
+        for k in itertools.count():
+            drawn.append(k)
+            yield k
+
+    made = ahead(lambda k: k, items(), workers)
+    assert [next(made) for _ in range(3)] == [0, 1, 2]
+    assert len(drawn) == 3 + workers
+    made.close()
+    assert len(drawn) == 3 + workers
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_ahead_comes_where_it_belongs(workers):
+    made = ahead(lambda k: 1 // (2 - k), range(5), workers)
+    assert [next(made), next(made)] == [0, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(made)
