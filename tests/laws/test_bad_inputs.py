@@ -127,12 +127,16 @@ for source in SOURCES[:3]:  # the others have no density; a point infinitely far
 
 # -- couplings --------------------------------------------------------------------------------------------------------
 
+DATA = x() + 1
 for name, cls in found("couplings"):
+    coupling = cls()
+    for _ in coupling.prepare(sources.Gaussian(), DATA, seed=0):
+        pass
     case(
         f"{name}: pair",
-        cls().pair,
-        lambda: {"x0": x(), "x1": x() + 1, "cond0": None, "cond1": torch.arange(4), "generator": generator()},
-        x0=without(NO_MATCH, "double"),
+        coupling.pair,
+        lambda: {"x0": x(), "x1": DATA, "cond0": None, "cond1": torch.arange(4), "generator": generator()},
+        x0=without(NO_MATCH, "double", *(["batch"] if coupling.whole else [])),
         x1=without(NO_MATCH, "double"),
         cond0={"length": torch.arange(3)},
         cond1={"length": torch.arange(3), "text": "ab"},

@@ -232,10 +232,11 @@ def test_a_sources_density_integrates_to_one_and_to_its_entropy(entry, seeded):
 def test_a_coupling_pairs_rows_it_was_shown(entry, seeded):
     coupling = example(entry)
     x0, x1 = (torch.randn(32, 2, generator=seeded(i)) for i in range(2))
-    assert all(0 <= p <= 1 for p in coupling.prepare(Uniform(), x1, seed=0))
+    labels = torch.arange(32) % 3
+    assert all(0 <= p <= 1 for p in coupling.prepare(Uniform(), x1, labels, seed=0))
     before = torch.get_rng_state()
-    i0, i1 = coupling.pair(x0, x1, generator=seeded(0))
-    again = coupling.pair(x0, x1, generator=seeded(0))
+    i0, i1 = coupling.pair(x0, x1, None, labels, generator=seeded(0))
+    again = coupling.pair(x0, x1, None, labels, generator=seeded(0))
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(i0, again[0])
     assert torch.equal(i1, again[1])

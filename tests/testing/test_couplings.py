@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fmkit.couplings import Coupling, Independent, OptimalTransport, Paired
+from fmkit.couplings import Coupling, Independent, OptimalTransport, Paired, Semidiscrete, Sinkhorn
 from fmkit.couplings.base import check_batches
 from fmkit.errors import ArgumentError
 from fmkit.sources import Gaussian
@@ -83,9 +83,36 @@ class FitsByGlobalDraws(Independent):
         yield 1.0
 
 
+class ForgetsSome(Semidiscrete):
+    """Every other sample is never met."""
+
+    def pair(self, x0, x1, cond0=None, cond1=None, *, generator=None):
+        i0, i1 = super().pair(x0, x1, cond0, cond1, generator=generator)
+        return i0, i1 // 2 * 2
+
+
+class LosesNoise(Semidiscrete):
+    """The last x0 is left out, for the first."""
+
+    def pair(self, x0, x1, cond0=None, cond1=None, *, generator=None):
+        i0, i1 = super().pair(x0, x1, cond0, cond1, generator=generator)
+        return torch.cat((i0[:-1], i0[:1])), i1
+
+
+class Nearest(Semidiscrete):
+    """To the nearest sample, whatever its cell's mass."""
+
+    def prepare(self, source, x1, cond=None, *, seed=0):
+        yield from super().prepare(source, x1, cond, seed=seed)
+        self.potentials.zero_()
+
+
 @pytest.mark.parametrize(
     ("coupling", "law"),
     [
+        (ForgetsSome(steps=50), {"marginals", "conditions"}),
+        (LosesNoise(steps=50), {"marginals", "conditions"}),
+        (Nearest(steps=50), {"marginals", "conditions"}),
         (Doubles(), {"marginals", "conditions"}),
         (DoublesTheSource(), {"marginals", "conditions"}),
         (ReseedsNumpy(), {"seeds"}),
@@ -148,7 +175,11 @@ class Fitted(Coupling):
         return i0, i1
 
 
-@pytest.mark.parametrize("coupling", [Shuffled(), DrawnFromAPlan(), Fitted()], ids=lambda c: type(c).__name__)
+@pytest.mark.parametrize(
+    "coupling",
+    [Shuffled(), DrawnFromAPlan(), Fitted(), Semidiscrete(steps=50), Sinkhorn()],
+    ids=lambda c: type(c).__name__,
+)
 def test_a_right_coupling_passes(coupling):
     check_coupling(coupling).raise_if_failed()
     if isinstance(coupling, Fitted):

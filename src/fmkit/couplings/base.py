@@ -86,7 +86,16 @@ def check_batches(
     check_batch(x1, "x1")
     if x0.shape != x1.shape:
         raise ArgumentError(f"x0 has shape {tuple(x0.shape)} and x1 {tuple(x1.shape)}; pairing needs equal shapes")
-    for name, cond in {"cond0": cond0, "cond1": cond1}.items():
-        if isinstance(cond, Sized) and len(cond) != len(x1):
-            raise ArgumentError(f"{name} has {len(cond)} conditions for {len(x1)} samples, expected one for each")
+    check_conditions("cond0", cond0, len(x1))
+    check_conditions("cond1", cond1, len(x1))
     check_generator(generator)
+
+
+def check_conditions(name: str, cond: Any, n: int) -> None:
+    """Refuse conditions that are not one for each sample.
+
+    Raises:
+        ArgumentError: if `cond` has a length, and another than n.
+    """
+    if isinstance(cond, Sized) and len(cond) != n:
+        raise ArgumentError(f"{name} has {len(cond)} conditions for {n} samples, expected one for each")

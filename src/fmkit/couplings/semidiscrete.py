@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fmkit.arguments import check_count, check_generator, check_instance
 from fmkit.couplings.assignment import potentials, squared_distances
-from fmkit.couplings.base import Coupling
+from fmkit.couplings.base import Coupling, check_conditions
 from fmkit.couplings.nearest import Cells
 from fmkit.errors import ArgumentError, CombinationError
 from fmkit.randomness import stream
@@ -98,10 +98,12 @@ class Semidiscrete(Coupling):
         """
         check_batch(x0, "x0")
         check_generator(generator)
+        check_conditions("cond0", cond0, len(x0))
         if self._shown is None or self._shown[0] is not x1:  # the data is looked at once
             self._shown = (x1, self._cells(x1))
         if x0.shape[1:] != x1.shape[1:]:
             raise ArgumentError(f"x0 has shape {tuple(x0.shape)} and x1 {tuple(x1.shape)}; pairing needs equal events")
+        check_conditions("cond1", cond1, len(x1))
         rows = torch.arange(len(x0), device=x0.device)
         return rows, self._shown[1].of(x0.detach().reshape(len(x0), -1)).to(x0.device)
 

@@ -113,12 +113,22 @@ def _indices(trial: Trial) -> Measured:
     return faults(wrong)
 
 
-@LAWS("marginals", "a coupling keeps its marginals: every row of x1 once, every row of x0 once on average", ["indices"])
+@LAWS(
+    "marginals",
+    "a coupling keeps its marginals: every row of x1 once, every row of x0 once on average (with all of the data the "
+    "other way round)",
+    ["indices"],
+)
 def _marginals(trial: Trial) -> Measured:
     for shape in SHAPES:
         coupling, (x0, x1) = trial.prepared(shape), trial.batches(shape)
         draws = 64 if shape[0] < 100 else 4
         shown = f"for batches of shape {shape}"
+        if coupling.whole:
+            fresh = [trial.pair(coupling, trial.batches(shape, seed)[0], x1, seed) for seed in range(draws)]
+            if wrong := _of_all(fresh, shown):
+                return faults([wrong])
+            continue
         fixed = [trial.pair(coupling, x0, x1, seed) for seed in range(draws)]
         fresh = [trial.pair(coupling, *trial.batches(shape, seed), seed) for seed in range(1, draws)]
         tied = [trial.pair(coupling, x0[_labels(len(x0))], x1[_labels(len(x1))], seed) for seed in range(2)]
@@ -130,6 +140,15 @@ def _marginals(trial: Trial) -> Measured:
         if wrong:
             return faults([wrong])
     return faults([])
+
+
+def _of_all(draws: list[Pairs], shown: str) -> str:
+    """What is wrong with pairs of fresh x0 and all of the data: each x0 has one partner, each x1 one on average."""
+    for i0, i1 in draws:
+        if not torch.equal(i0.sort().values, torch.arange(len(i0))):
+            row, times = _worst(torch.bincount(i0, minlength=len(i1)).double())
+            return f"row {row} of x0 is used {times:.0f} times {shown}"
+    return _on_average([(i1, i0) for i0, i1 in draws], shown, "x1") if len(draws) > 32 else ""
 
 
 def _each(draws: list[Pairs], shown: str) -> str:
@@ -149,14 +168,14 @@ def _each(draws: list[Pairs], shown: str) -> str:
     return ""
 
 
-def _on_average(draws: list[Pairs], shown: str) -> str:
+def _on_average(draws: list[Pairs], shown: str, side: str = "x0") -> str:
     """What is wrong with the draws together: a row of x0 that is used more or less often than once."""
     uses = torch.stack([torch.bincount(i0, minlength=len(i1)).double() for i0, i1 in draws if len(i0) == len(i1)])
     far = (uses.mean(0) - 1).abs() - 5 * uses.std(0) / len(draws) ** 0.5
     if not bool((far > 1e-9).any()):
         return ""
     row = int(far.argmax())
-    return f"row {row} of x0 is used {uses.mean(0)[row].item():.3g} times on average {shown}"
+    return f"row {row} of {side} is used {uses.mean(0)[row].item():.3g} times on average {shown}"
 
 
 def _worst(uses: Tensor) -> tuple[int, float]:
@@ -176,12 +195,16 @@ def _conditions(trial: Trial) -> Measured:
         try:
             draws = [coupling.pair(given["x0"], given["x1"], *cond, generator=seeded(0))]
             wrong += [f"{name} was changed in place" for name in given if not torch.equal(given[name], kept[name])]
-            draws += [coupling.pair(given["x0"], given["x1"], *cond, generator=seeded(seed)) for seed in range(1, 40)]
+            for seed in range(1, 40):
+                x0 = trial.batches((n, 2), seed)[0] if coupling.whole else given["x0"]
+                draws.append(coupling.pair(x0, given["x1"], *cond, generator=seeded(seed)))
         except FmkitError as error:  # it may want conditions of another kind
             refused.append(f"{known} are refused: {error}")
             continue
         if any(len(pair) != 2 or any(i.shape != (n,) for i in pair) for pair in draws):
             wrong.append(f"with {known} the pairs are not {n} indices of either")
+        elif coupling.whole:
+            wrong += filter(None, [_of_all(draws, f"with {known}")])
         elif said := _each(draws, f"with {known}") or _on_average(draws, f"with {known}"):
             wrong.append(said)
     return faults(refused if len(refused) == len(KNOWN) - 1 else sorted(set(wrong)))
@@ -231,7 +254,9 @@ def _independent(trial: Trial) -> Measured:
 
 def _blind(trial: Trial) -> bool:
     coupling = trial.prepared((24, 2))
-    pairings = [trial.pair(coupling, *trial.batches((24, 2), seed), 1) for seed in range(4)]
+    batches = [trial.batches((24, 2), seed) for seed in range(4)]
+    shown = [(x0, batches[0][1]) for x0, _ in batches] if coupling.whole else batches
+    pairings = [trial.pair(coupling, *batch, 1) for batch in shown]
     return all(torch.equal(a, b) for p in pairings[1:] for a, b in zip(pairings[0], p, strict=True))
 
 
@@ -244,7 +269,9 @@ def _refuses(trial: Trial) -> Measured:
     x0, x1 = trial.batches((24, 2))
     coupling, spoilt = trial.prepared((24, 2)), x0.clone()
     spoilt[3, 1] = torch.nan
-    cases = {"empty batches": (x0[:0], x1[:0]), "x0 with a row less": (x0[:-1], x1)}
+    cases = {"empty batches": (x0[:0], x1 if coupling.whole else x1[:0])}
+    if not coupling.whole:
+        cases["x0 with a row less"] = (x0[:-1], x1)
     if not _blind(trial):
         cases |= {
             "NaN in x0": (spoilt, x1),
