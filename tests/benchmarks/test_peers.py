@@ -195,6 +195,7 @@ def test_sections_are_measured_one_by_one_into_the_same_files(tmp_path, monkeypa
     monkeypatch.setattr(packages, "load", standing_in)
     monkeypatch.setattr(training, "BATCHES", (8,))
     monkeypatch.setattr(training, "COUPLED_BATCH", 8)
+    monkeypatch.setattr(training, "FIT_STEPS", 2)
     words = ["--here", "--quick", "--out", str(tmp_path), "--section"]
     command.main([*words, "coupled"])
     first = [r for r in results.read(tmp_path / "peers.csv") if r.section == "coupled"]
