@@ -113,12 +113,12 @@ def test_optimal_transport_leaks_the_label_and_the_independent_coupling_does_not
 
     E x0 given the half is sqrt(2/pi) on that axis, so it tells 2/pi of one of the two axes' variances.
     """
-    labels = torch.arange(1500) % 2
-    x1 = torch.stack([20.0 * labels - 10, torch.zeros(1500)], 1).double() + 0.01 * normal(1500, 2, 1)
-    x0 = normal(1500, 2)
+    labels = torch.arange(600) % 2
+    x1 = torch.stack([20.0 * labels - 10, torch.zeros(600)], 1).double() + 0.01 * normal(600, 2, 1)
+    x0 = normal(600, 2)
     leaks = [coupling_diagnostics(c, x0, x1, labels).leak for c in (Independent(), OptimalTransport())]
-    assert leaks[0] == pytest.approx(0, abs=0.005)
-    assert leaks[1] == pytest.approx(1 / math.pi, abs=0.03)
+    assert leaks[0] == pytest.approx(0, abs=0.01)
+    assert leaks[1] == pytest.approx(1 / math.pi, abs=0.05)
 
 
 def test_images_are_summed_over_their_pixels():

@@ -7,16 +7,13 @@ SW2²(P, Q) = E over directions theta on the unit sphere of W2²(theta . P, thet
 from __future__ import annotations
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from fmkit.arguments import check_count
+from fmkit.couplings.assignment import assign
 from fmkit.errors import ArgumentError
 from fmkit.metrics.base import Metric, as_points, default_generator, squared_distances
 from fmkit.shapes import check_data, check_finite
-
-ASSIGNMENT_LIMIT = 2000
-"""Points up to which scipy's assignment solver answers in seconds; beyond it grows with the cube."""
 
 
 class SlicedWasserstein(Metric):
@@ -47,24 +44,23 @@ class SlicedWasserstein(Metric):
 
 
 class Wasserstein(Metric):
-    """Exact W2: scipy's assignment solver for equal sizes up to 2,000 points, else POT's network simplex.
+    """Exact W2: an optimal assignment between sets of equal sizes, else POT's network simplex.
 
-    Time grows like N³ and memory like N M; the expected value at a finite N is above zero for equal laws (`floor`).
+    10,000 points against as many take half a minute and 2 GB; memory grows like N M. The expected value at a finite N
+    is above zero for equal laws (`floor`).
     """
 
     def forward(self, samples: Tensor, reference: Tensor, generator: torch.Generator | None = None) -> float:
         x, y = as_points(samples, reference, generator)
-        cost = squared_distances(x, y).cpu().numpy()
-        if len(x) == len(y) <= ASSIGNMENT_LIMIT:
-            rows, columns = linear_sum_assignment(cost)
-            return float(cost[rows, columns].mean() ** 0.5)
+        if len(x) == len(y):
+            return (x[assign(x, y).to(x.device)] - y).square().sum(1).mean().sqrt().item()
         try:
             import ot
         except ImportError as error:
             raise ArgumentError(
-                f"{len(x)} samples against {len(y)} need POT: pip install 'fmkit[ot]', "
-                f"or pass equal numbers, at most {ASSIGNMENT_LIMIT}"
+                f"{len(x)} samples against {len(y)} need POT: pip install 'fmkit[ot]', or pass equal numbers"
             ) from error
+        cost = squared_distances(x, y).cpu().numpy()
         squared = ot.emd2(ot.unif(len(x)), ot.unif(len(y)), cost, numItermax=100_000_000)
         return max(float(squared), 0.0) ** 0.5
 
