@@ -101,6 +101,17 @@ def test_the_batches_are_those_of_the_training(halves, monkeypatch):
             assert torch.equal(a, b)
 
 
+def test_a_coupling_of_all_the_data_is_looked_at_once_it_is_fitted(halves):
+    """Its pairs are those of an optimal map: no other pairing of the same points costs less."""
+    trainer = trainer_of(fmkit.couplings.Semidiscrete(50), steps=1)
+    assert pairing(trainer, halves, seed=0)["coupling_cost"] is None
+    trainer.fit(halves)
+    found = pairing(trainer, halves, seed=0)
+    assert found["coupling_cost"] == pytest.approx(found["coupling_optimal_cost"], rel=1e-6)
+    assert found["coupling_cost"] < 0.98 * found["coupling_independent_cost"]
+    assert found["coupling_lost_source"] == 0
+
+
 def test_given_pairs_keep_their_cost():
     x0 = torch.randn(64, 2, generator=stream(0, "x0"))
     data = Data(x0 + torch.tensor([3.0, 4.0]), x0=x0)

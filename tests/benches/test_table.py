@@ -54,7 +54,7 @@ def test_other_rows_and_data_stand_below_the_published_ones():
     text = table.markdown([cell("mine", "rings", 1, 0.5, 0.25), cell("mine", "moons", 1, 0.75, 0.25)])
     assert line(text, "mine", "N → rings") == "| mine | 0.500 |  | 0.250 |  | 1 |"
     rows = [row.split("|")[1].strip() for row in text[text.index("### N → moons") :].splitlines() if row[:1] == "|"]
-    assert rows[2:8] == ["FM", "I-CFM", "OT-CFM", "[SF]2M exact", "mine", "floor"]
+    assert rows[2:9] == ["FM", "I-CFM", "OT-CFM", "semidiscrete OT", "[SF]2M exact", "mine", "floor"]
 
 
 def test_a_reduced_run_says_so():

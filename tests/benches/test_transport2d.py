@@ -36,7 +36,9 @@ def velocity(layers, t, x):
     return h
 
 
-@pytest.mark.parametrize(("row", "data"), [("fm", "moons"), ("ot-cfm", "8gaussians"), ("sf2m-exact", "moons")])
+@pytest.mark.parametrize(
+    ("row", "data"), [("fm", "moons"), ("ot-cfm", "8gaussians"), ("semidiscrete", "moons"), ("sf2m-exact", "moons")]
+)
 def test_a_cell_by_another_hand(row, data, tmp_path):
     """The checkpoint's weights, a loop of Euler steps and POT."""
     result = Bench(tmp_path, TINY).cell(row, data, 7)
@@ -72,7 +74,12 @@ def test_the_rows_are_the_published_methods():
         return [[round(float(v), 2) for v in part] for part in c if part is not None]
 
     assert at_the_end("fm")[:2] == [[0.5, 1.0], [0.55, 0.1]]  # x_t = t x1 + (1 - 0.9 t) x0
-    assert at_the_end("i-cfm") == at_the_end("ot-cfm") == [[0.5, 1.0], [0.5, 0.0], [0.1, 0.1]]
+    assert (
+        at_the_end("i-cfm")
+        == at_the_end("ot-cfm")
+        == at_the_end("semidiscrete")
+        == [[0.5, 1.0], [0.5, 0.0], [0.1, 0.1]]
+    )
     assert at_the_end("sf2m-exact") == [[0.5, 1.0], [0.5, 0.0], [0.05, 0.0]]
     assert [ROWS[r].coupling for r in ("fm", "i-cfm", "ot-cfm", "sf2m-exact")] == ["independent"] * 2 + ["ot"] * 2
     assert Protocol() == Protocol(20_000, 10_000)

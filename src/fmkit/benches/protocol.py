@@ -51,6 +51,7 @@ ROWS = {
     "fm": Row("FM", CONDOT, "independent"),
     "i-cfm": Row("I-CFM", ICFM, "independent"),
     "ot-cfm": Row("OT-CFM", ICFM, "ot"),
+    "semidiscrete": Row("semidiscrete OT", ICFM, "semidiscrete"),
     "sf2m-exact": Row("[SF]2M exact", {"name": "schrodinger-bridge", "sigma": SIGMA}, "ot"),
 }
 REFERENCE = "reference"

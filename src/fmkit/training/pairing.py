@@ -82,8 +82,11 @@ class Pairing:
         return itertools.islice(itertools.chain.from_iterable(paired), start - first, stop - first)
 
     def unpaired(self, batches: Any) -> Iterator[Batch]:
-        """What the coupling is shown at steps 0, 1, ... where it sees one batch at a time."""
-        return (self._drawn(samples, step) for step, samples in enumerate(batches.iterate(0)))
+        """What the coupling is shown at steps 0, 1, ...: a batch at a time, or fresh x0 and all of the data."""
+        if not self.coupling.whole:
+            return (self._drawn(samples, step) for step, samples in enumerate(batches.iterate(0)))
+        x1, n = self._units(batches.x), self.settings.batch_size
+        return (Batch(self._fresh(step, n, x1), x1, batches.cond) for step in itertools.count())
 
     @staticmethod
     def _blocks(samples: Iterator[Samples], first: int, size: int) -> Iterator[Block]:
@@ -129,8 +132,7 @@ class Pairing:
         """n fresh x0, each with its partner among all of the data."""
         assert self._all is not None  # pairs saw to it
         seed, device = self.settings.seed, batches.device
-        generator = stream(seed, self.purpose + "source", step, device=device)
-        x0 = self.source.sample((n, *self._all.shape[1:]), generator=generator, dtype=self.dtype, device=device)
+        x0 = self._fresh(step, n, self._all)
         generator = stream(seed, self.purpose + "coupling", step)
         i0, i1 = self.coupling.pair(x0, self._all, None, batches.cond, generator=generator)
         if self.data.augment is None:
@@ -139,6 +141,10 @@ class Pairing:
             generator = stream(seed, self.purpose + "augment", step, device=device)
             x1 = self._units(self.data.augmented(batches.x[i1], generator))
         return Batch(x0[i0], x1, None if batches.cond is None else batches.cond[i1])
+
+    def _fresh(self, step: int, n: int, x1: Tensor) -> Tensor:
+        generator = stream(self.settings.seed, self.purpose + "source", step, device=x1.device)
+        return self.source.sample((n, *x1.shape[1:]), generator=generator, dtype=self.dtype, device=x1.device)
 
     def _units(self, x: Tensor) -> Tensor:
         if self.data.transform is not None:
