@@ -73,6 +73,8 @@ class TimeSampler(Part):
         if self.shift != 1.0:
             tau = 1 - u
             u = 1 - self.shift * tau / (1 + (self.shift - 1) * tau)
+        if (low, high) == (0.0, 1.0):
+            return u
         return (low + (high - low) * u).clamp_(low, high)
 
 

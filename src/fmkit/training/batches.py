@@ -82,9 +82,8 @@ class InMemory:
         """The batches of steps start, start + 1, ..."""
         for step in itertools.count(start):
             i = self.sampler.indices(step).to(self.device)
-            yield Samples(
-                self.x[i], None if self.cond is None else self.cond[i], None if self.x0 is None else self.x0[i]
-            )
+            cond, x0 = (None if rows is None else rows.index_select(0, i) for rows in (self.cond, self.x0))
+            yield Samples(self.x.index_select(0, i), cond, x0)
 
 
 class FromDataset:

@@ -56,7 +56,10 @@ class Run:
         if not self.parameters:
             raise TrainingError("the field has no parameters that require gradients; there is nothing to train")
         self.ema = copy.deepcopy(network).eval().requires_grad_(False) if settings.ema else network
-        self._averaged = list(zip(self.ema.parameters(), network.parameters(), strict=True)) if settings.ema else []
+        # Listed once: walking through the modules at every step would cost more than the averaging.
+        self._averages: list[Tensor] = list(self.ema.parameters())
+        self._weights = [p.detach() for p in network.parameters()]
+        self._buffers = list(zip(self.ema.buffers(), network.buffers(), strict=True))
         self.optimizer = torch.optim.AdamW(
             _groups(self.parameters, settings.weight_decay),
             lr=settings.lr,
@@ -86,12 +89,11 @@ class Run:
     @torch.no_grad()
     def average(self) -> None:
         """Move the averaged weights towards the network's."""
-        if not self._averaged:
+        if self.ema is self.network:
             return
         decay = min(self.settings.ema, (1 + self.step) / (10 + self.step))
-        averages, weights = zip(*self._averaged, strict=True)
-        torch._foreach_lerp_(averages, weights, 1 - decay)
-        for average, buffer in zip(self.ema.buffers(), self.network.buffers(), strict=True):
+        torch._foreach_lerp_(self._averages, self._weights, 1 - decay)
+        for average, buffer in self._buffers:
             average.copy_(buffer)
 
     def open(self, resume: bool) -> None:
@@ -265,6 +267,8 @@ def _taken(tensors: dict[str, Tensor], key: str, shape: torch.Size, path: Path) 
 
 def _groups(parameters: list[torch.nn.Parameter], decay: float) -> list[dict[str, Any]]:
     """Weight decay is for matrices: pulling a bias or a normalisation's gain towards zero only biases it."""
+    if decay == 0:  # one group is one call of the fused optimizer
+        return [{"params": parameters, "weight_decay": 0.0}]
     matrices = [p for p in parameters if p.ndim > 1]
     rest = [p for p in parameters if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}]
