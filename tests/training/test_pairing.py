@@ -276,3 +276,45 @@ def test_an_error_ahead_comes_where_it_belongs(workers):
     assert [next(made), next(made)] == [0, 1]
     with pytest.raises(ZeroDivisionError):
         next(made)
+
+
+# -- after training ----------------------------------------------------------------------------------------------------
+
+
+def trainer_of(coupling):
+    return fmkit.Trainer(
+        fmkit.paths.CondOT(),
+        fmkit.fields.MLP(2, width=8, depth=1),
+        coupling=coupling,
+        settings=fmkit.Settings(steps=2, batch_size=16),
+        callbacks=(),
+    )
+
+
+def test_a_fitted_coupling_is_recalled_from_its_run(tmp_path):
+    fitted, anew = Semidiscrete(steps=30), Semidiscrete(steps=30)
+    trainer_of(fitted).fit(data().x, folder=tmp_path)
+    trainer_of(anew).recall(tmp_path)
+    for name, value in fitted.state_dict().items():
+        assert torch.equal(anew.state_dict()[name], value), name
+    assert torch.equal(anew.pair(data().x[:7], data().x)[1], fitted.pair(data().x[:7], data().x)[1])
+
+
+def test_where_nothing_was_fitted_nothing_is_recalled(tmp_path):
+    coupling = Semidiscrete(steps=30)
+    trainer_of(coupling).recall(tmp_path)  # no checkpoint
+    trainer_of(OptimalTransport()).fit(data().x, folder=tmp_path)
+    trainer_of(coupling).recall(tmp_path)  # of a coupling that is not fitted
+    trainer_of(OptimalTransport()).recall(tmp_path)
+    assert int(coupling.done) == 0
+
+
+def test_a_recalled_coupling_of_another_kind_is_refused(tmp_path):
+    class Other(Independent):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("angle", torch.zeros(()))
+
+    trainer_of(Other()).fit(data().x, folder=tmp_path)
+    with pytest.raises(fmkit.errors.SavedFileError, match="does not fit this run's coupling"):
+        trainer_of(Semidiscrete()).recall(tmp_path)

@@ -79,6 +79,7 @@ def report(
     figures = evaluate(flow, job.split, seed, dequantizations=dequantizations, divergence=divergence)
     if job.split.levels is not None and figures["bits_per_dim"] is not None:
         figures["baselines_bits_per_dim"] = bits_per_dim(job.split, job.config.seed)
+    job.trainer.recall(folder)
     figures |= pairing(job.trainer, job.split.train, seed)
     figures |= above_floor(flow, job.trainer, job.split.train)
     figures["losses"] = _losses(folder / runs.LINES)

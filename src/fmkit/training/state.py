@@ -244,6 +244,17 @@ class Run:
         return {key: describe(part, {}, key) for key, part in self.parts.items()}
 
 
+def part_of_newest(folder: Path, part: str) -> dict[str, Tensor]:
+    """The state of one part in the newest checkpoint of a run folder; empty where there is no checkpoint.
+
+    Raises:
+        SavedFileError: if the checkpoint is damaged.
+    """
+    files = sorted((folder / "checkpoints").glob("step_*.safetensors"))
+    tensors = read_tensors(files[-1])[0] if files else {}
+    return {k.removeprefix(f"{part}."): v for k, v in tensors.items() if k.startswith(f"{part}.")}
+
+
 def _check_header(header: dict[str, Any], path: Path) -> None:
     """Refuse a checkpoint whose description is damaged."""
     if header.get("kind") != "checkpoint":

@@ -18,7 +18,7 @@ from torch import Tensor
 from fmkit.arguments import checked
 from fmkit.couplings import Coupling, Independent, OptimalTransport, Paired
 from fmkit.data.base import Data
-from fmkit.errors import ArgumentError, CombinationError, TrainingError
+from fmkit.errors import ArgumentError, CombinationError, SavedFileError, TrainingError
 from fmkit.fields import as_field, network_of
 from fmkit.flow import Flow, check_reads
 from fmkit.objectives import Batch, Objective, VelocityMatching
@@ -31,7 +31,7 @@ from fmkit.training.callbacks import Callback, Progress
 from fmkit.training.floors import LossFloor, floor_of
 from fmkit.training.pairing import Pairing
 from fmkit.training.settings import Settings
-from fmkit.training.state import Run
+from fmkit.training.state import Run, part_of_newest
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 VALIDATION_BATCHES = 8
@@ -137,6 +137,21 @@ class Trainer:
             self._tell("on_end", run)
             run.close()
         return self._flow(run.ema, source, coupling, batches.event_shape, data)
+
+    @checked
+    def recall(self, folder: str | Path) -> None:
+        """Take up what the coupling of the run in `folder` was fitted to, for evaluating it; nothing if it never was.
+
+        Raises:
+            SavedFileError: if the checkpoint is damaged, or of another coupling.
+        """
+        if self._coupling is None or not self._coupling.state_dict():
+            return
+        if tensors := part_of_newest(Path(folder), "coupling"):
+            try:
+                self._coupling.load_state_dict(tensors)
+            except RuntimeError as error:
+                raise SavedFileError(f"the checkpoint in {folder} does not fit this run's coupling: {error}") from error
 
     def loss_floor(self, data: Any, cond: Any = None) -> LossFloor:
         """The least expected loss that any network can have in training on this data; arguments as of `fit`.
