@@ -9,7 +9,7 @@ where the plan is a permutation.
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import Any, ClassVar
 
 import torch
@@ -36,6 +36,15 @@ class Coupling(Part):
     def whole(self) -> bool:
         """Whether `pair` wants all of the data that `prepare` was given as its x1, rather than a batch of it."""
         return False
+
+    @property
+    def own(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Pairs of its own, once prepared, that training takes in place of the data: x0, x1 and the data's row each.
+
+        x1 is in the data's units, and the row is whose condition the pair has. None, the default: it pairs what it is
+        shown.
+        """
+        return None
 
     @property
     def figures(self) -> dict[str, float]:
@@ -72,6 +81,14 @@ class Coupling(Part):
         check_batch(x1, "x1")
         check_count("seed", seed, least=0)
         return iter(())
+
+
+def resize(coupling: Coupling, names: Iterable[str], state: Mapping[str, Tensor], prefix: str) -> None:
+    """Make buffers as long as they are in the state that is about to be loaded: how long was not known before."""
+    for name in names:
+        if prefix + name in state:
+            device = getattr(coupling, name).device
+            setattr(coupling, name, torch.empty_like(state[prefix + name], device=device))
 
 
 def check_batches(

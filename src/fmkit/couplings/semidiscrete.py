@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fmkit.arguments import check_count, check_generator, check_instance
 from fmkit.couplings.assignment import potentials, squared_distances
-from fmkit.couplings.base import Coupling, check_conditions
+from fmkit.couplings.base import Coupling, check_conditions, resize
 from fmkit.couplings.nearest import Cells
 from fmkit.errors import ArgumentError, CombinationError
 from fmkit.randomness import stream
@@ -179,10 +179,7 @@ class Semidiscrete(Coupling):
         return Cells(x1.detach().reshape(len(x1), -1), self.potentials)
 
     def _load_from_state_dict(self, state_dict, prefix, *others) -> None:
-        """Buffers are as long as the data was, which is known only now."""
-        for name in BY_SAMPLE:
-            if prefix + name in state_dict:
-                setattr(self, name, torch.empty_like(state_dict[prefix + name], device=self.done.device))
+        resize(self, BY_SAMPLE, state_dict, prefix)
         self._shown = None
         super()._load_from_state_dict(state_dict, prefix, *others)
 

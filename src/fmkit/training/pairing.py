@@ -63,7 +63,7 @@ class Pairing:
         """
         if isinstance(batches, InMemory):
             return self.coupling.prepare(self.source, self._units(batches.x), batches.cond, seed=self.settings.seed)
-        if self.coupling.whole:
+        if self.coupling.whole or type(self.coupling).prepare is not Coupling.prepare:
             raise CombinationError(
                 f"{type(self.coupling).__name__} is fitted to all of the data, which must be a tensor or an array then"
             )

@@ -114,6 +114,9 @@ class Trainer:
         run.open(resume)
         pairing = Pairing(data, source, coupling, s, self._dtype)
         self._prepare(run, pairing, batches)
+        if coupling.own is not None:
+            data, batches = self._of_its_own(data, batches, coupling)
+            pairing = Pairing(data, source, coupling, s, self._dtype)
         self._tell("on_start", run)
         self._least = self._find_least(run, data, source, coupling)
         global_state = torch.get_rng_state()
@@ -174,6 +177,8 @@ class Trainer:
         if data.transform is not None:
             data.transform.to(device)
         batches = batches_of(data, self.settings.batch_size, self.settings.seed, device)
+        if coupling.own is not None:
+            data, batches = self._of_its_own(data, batches, coupling)
         return coupling, Pairing(data, source, coupling, self.settings, self._dtype).unpaired(batches)
 
     def _prepare(self, run: Run, pairing: Pairing, batches: Any) -> None:
@@ -189,6 +194,14 @@ class Trainer:
             raise
         if figures := pairing.coupling.figures:
             run.record({"step": 0, **{f"coupling_{name}": value for name, value in figures.items()}})
+
+    def _of_its_own(self, data: Data, batches: Any, coupling: Coupling) -> tuple[Data, Any]:
+        """The coupling's pairs as data; an augmentation would tear them apart."""
+        assert coupling.own is not None
+        x0, x1, rows = coupling.own
+        cond = None if batches.cond is None else batches.cond[rows]
+        data = Data(x1, cond, x0, data.transform)
+        return data, batches_of(data, self.settings.batch_size, self.settings.seed, x1.device)
 
     def _find_least(self, run: Run, data: Data, source: Source, coupling: Coupling) -> float | None:
         """The least possible loss, once in the metrics; None if it is not known, or not asked for."""
@@ -251,7 +264,9 @@ class Trainer:
     def _validate(self, run: Run, held_out: tuple[Data, Any], source: Source, coupling: Coupling) -> None:
         """The loss of the averaged weights on held-out data, with the same draws every time."""
         data, batches = held_out
-        if coupling.whole:  # it knows nothing of held-out samples; among those of a batch this is what comes nearest
+        if (
+            coupling.whole or coupling.own is not None
+        ):  # it knows nothing of held-out samples; among those of a batch this is what comes nearest
             coupling = OptimalTransport()
         pairing = Pairing(data, source, coupling, self.settings, self._dtype, "validation-")
         was_training = run.ema.training
