@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from fmkit import divergence as divergence_module
 from fmkit.divergence import ExactDivergence, HutchinsonDivergence
 from fmkit.errors import ArgumentError
 
@@ -192,8 +193,8 @@ def test_memory_is_bounded_by_chunks(device, elements):
     assert rows_at_once(HutchinsonDivergence(3 * n), x) == [n] * 3
     assert rows_at_once(ExactDivergence(chunk=2**7), x) == [2**7] * 2
     wide = torch.ones(elements // 2 + 2, 2, device=device)
-    assert rows_at_once(HutchinsonDivergence(3), wide) == rows_at_once(HutchinsonDivergence(3, "gaussian"), wide)
-    assert rows_at_once(HutchinsonDivergence(3), wide) == [1, 1, 1]
+    assert rows_at_once(HutchinsonDivergence(5), wide) == rows_at_once(HutchinsonDivergence(5, "gaussian"), wide)
+    assert rows_at_once(HutchinsonDivergence(5), wide) == [1] * 5
 
 
 @pytest.mark.parametrize("divergence", [ExactDivergence(), HutchinsonDivergence(3)], ids=repr)
@@ -227,3 +228,76 @@ def test_as_many_columns_as_probes_each_an_estimate_of_its_own():
     each = HutchinsonDivergence(4, "gaussian").rate(f, x, torch.Generator().manual_seed(0))(0.3, x)[1]
     assert each.shape == (20_000, 4)
     assert each.mean(1).var().item() == pytest.approx(each.var().item() / 4, rel=0.05)
+
+
+# -- a few rows, one after the other -----------------------------------------------------------------------------------
+
+FEW = [ExactDivergence(), HutchinsonDivergence(), HutchinsonDivergence(3, "gaussian")]
+
+
+class Weighted(torch.nn.Module):
+    """A field with weights, of two coordinates that depend on each other."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor([[0.5, -1.0], [2.0, 0.3]], dtype=torch.float64))
+
+    def forward(self, t, x):
+        return torch.tanh(x @ self.weight) * x.square()
+
+
+def both_ways(divergence, f, x, monkeypatch):
+    """The rate one after the other, and vectorised."""
+    for few in (divergence_module.FEW, 0):
+        monkeypatch.setattr(divergence_module, "FEW", few)
+        yield divergence.rate(f, x, torch.Generator().manual_seed(0))(0.3, x)
+
+
+@pytest.mark.parametrize("divergence", FEW, ids=repr)
+def test_one_after_the_other_as_vectorised(divergence, monkeypatch):
+    f, x = Weighted(), points((2,), torch.float64)
+    gradients = []
+    for velocity, estimates in both_ways(divergence, f, x, monkeypatch):
+        assert torch.equal(velocity, f(0.3, x))
+        gradients.append((estimates, *torch.autograd.grad(estimates.sum() + velocity.sum(), f.weight)))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("divergence", FEW, ids=repr)
+def test_gradients_reach_points_that_were_computed(divergence, monkeypatch):
+    f, leaf = Weighted(), points((2,), torch.float64).requires_grad_()
+    found = []
+    for velocity, estimates in both_ways(divergence, f, 2 * leaf, monkeypatch):
+        found.append(torch.autograd.grad(estimates.sum() + velocity.square().sum(), leaf, retain_graph=True)[0])
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("divergence", FEW, ids=repr)
+def test_without_gradients_none_are_kept(divergence):
+    f, x = Weighted(), points((2,), torch.float64)
+    with torch.no_grad():
+        velocity, estimates = divergence.rate(f, x)(0.3, x)
+    assert not velocity.requires_grad
+    assert not estimates.requires_grad
+    assert not x.requires_grad
+
+
+@pytest.mark.parametrize("divergence", FEW, ids=repr)
+def test_a_constant_field_has_none_either_way(divergence, monkeypatch):
+    for f in (lambda t, x: torch.ones_like(x), lambda t, x: Weighted().weight[0].expand_as(x)):
+        for velocity, estimates in both_ways(divergence, f, points((2,), torch.float64), monkeypatch):
+            assert torch.equal(estimates, torch.zeros_like(estimates))
+            assert velocity.shape == (len(estimates), 2)
+
+
+@pytest.mark.parametrize("divergence", FEW, ids=repr)
+def test_inside_other_transforms_and_in_inference_mode(divergence):
+    f, x = Weighted(), points((2,), torch.float64)
+    rate = divergence.rate(f, x, torch.Generator().manual_seed(0))
+    expected = rate(0.3, x)[1].detach()
+    with torch.inference_mode():
+        torch.testing.assert_close(rate(0.3, x)[1], expected)
+    (by_vjp,) = torch.func.vjp(lambda y: rate(0.3, y)[1].sum(), x)[1](torch.ones((), dtype=x.dtype))
+    leaf = x.clone().requires_grad_()
+    torch.testing.assert_close(by_vjp, torch.autograd.grad(rate(0.3, leaf)[1].sum(), leaf)[0])

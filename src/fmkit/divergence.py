@@ -28,6 +28,8 @@ RateFunction = Callable[[Any, Tensor], tuple[Tensor, Tensor]]
 # Rows of the Jacobian taken at once, times batch, times dimension. What a processor's cache holds is fastest there; a
 # GPU wants more work at once, about a hundred megabytes in a wide network.
 CPU_ELEMENTS, GPU_ELEMENTS = 2**18, 2**21
+# Up to so many rows are taken one after the other.
+FEW = 4
 
 
 class Divergence(Part):
@@ -73,17 +75,15 @@ class ExactDivergence(Divergence):
 
     def rate(self, f: VelocityFunction, x: Tensor, generator: torch.Generator | None = None) -> RateFunction:
         _check(f, x, generator)
-        basis = torch.eye(x[0].numel(), dtype=x.dtype, device=x.device)
+        basis = torch.eye(x[0].numel(), dtype=x.dtype, device=x.device).reshape(-1, 1, *x.shape[1:])
         chunk = self.chunk or _fitting(x)
 
+        def diagonal(row: Tensor, e: Tensor) -> Tensor:
+            return row.reshape(len(row), -1) @ e.flatten()
+
         def rate(t: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-            velocity, pull = _pulled(f, t, x)
-
-            def diagonal(e: Tensor) -> Tensor:
-                row = pull(e.reshape(x.shape[1:]).expand_as(velocity))[0]
-                return row.reshape(len(row), -1) @ e
-
-            return velocity, torch.func.vmap(diagonal, chunk_size=chunk)(basis).sum(0)[:, None]
+            velocity, entries = _products(f, t, x, basis, diagonal, chunk)
+            return velocity, entries.sum(1, keepdim=True)
 
         return rate
 
@@ -113,13 +113,11 @@ class HutchinsonDivergence(Divergence):
         draw = normal_like if self.distribution == "gaussian" else signs_like
         probes = draw(x, generator, self.probes)
 
+        def estimate(row: Tensor, z: Tensor) -> Tensor:
+            return sum_event(row * z)
+
         def rate(t: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-            velocity, pull = _pulled(f, t, x)
-
-            def estimate(z: Tensor) -> Tensor:
-                return sum_event(pull(z)[0] * z)
-
-            return velocity, torch.func.vmap(estimate, out_dims=1, chunk_size=_fitting(x))(probes)
+            return _products(f, t, x, probes, estimate, _fitting(x))
 
         return rate
 
@@ -132,14 +130,42 @@ def _check(f: Any, x: Tensor, generator: Any) -> None:
     check_generator(generator)
 
 
-def _pulled(f: VelocityFunction, t: Any, x: Tensor) -> tuple[Tensor, Callable[..., Any]]:
-    """The velocity, and what multiplies its Jacobian from the left."""
+def _products(
+    f: VelocityFunction, t: Any, x: Tensor, vectors: Tensor, product: Callable[[Tensor, Tensor], Tensor], chunk: int
+) -> tuple[Tensor, Tensor]:
+    """The velocity, and `(B, k)` products of z^T (dv/dx) with z, for each z of the k vectors.
 
-    def velocity(y: Tensor) -> Tensor:
-        out = f(t, y)
-        return check_answer(out, y, "f")
+    A few are taken one after the other: vectorising costs as much as several of them. Inside another transform of
+    torch.func, and in inference mode, plain automatic differentiation does not work.
+    """
+    plain = torch._C._functorch.peek_interpreter_stack() is None and not torch.is_inference_mode_enabled()
+    if len(vectors) <= FEW and plain:
+        velocity, pull = _plainly(f, t, x)
+        return velocity, torch.stack([product(pull(z), z) for z in vectors], 1)
+    velocity, pulled = torch.func.vjp(lambda y: check_answer(f(t, y), y, "f"), x)  # type: ignore[misc]
 
-    return torch.func.vjp(velocity, x)  # type: ignore[return-value]
+    def one(z: Tensor) -> Tensor:
+        return product(pulled(z.expand_as(velocity))[0], z)
+
+    return velocity, torch.func.vmap(one, out_dims=1, chunk_size=chunk)(vectors)
+
+
+def _plainly(f: VelocityFunction, t: Any, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """The velocity, and what multiplies its Jacobian from the left; differentiable where gradients are kept."""
+    kept = torch.is_grad_enabled()
+    with torch.enable_grad():
+        y = x if kept and x.requires_grad else x.detach().requires_grad_()
+        velocity = check_answer(f(t, y), y, "f")
+
+    def pull(z: Tensor) -> Tensor:
+        if not velocity.requires_grad:  # a constant field
+            return torch.zeros_like(x)
+        (row,) = torch.autograd.grad(
+            velocity, y, z.expand_as(velocity), retain_graph=True, create_graph=kept, materialize_grads=True
+        )
+        return row
+
+    return velocity if kept else velocity.detach(), pull
 
 
 def _fitting(x: Tensor) -> int:
