@@ -118,3 +118,30 @@ def test_where_float32_fails_there_are_no_potentials(cost):
 def test_squared_distances_of_unequal_batches(seeded):
     a, b = torch.randn(5, 3, generator=seeded(0)).double(), torch.randn(7, 3, generator=seeded(1)).double()
     assert torch.allclose(squared_distances(a, b), torch.cdist(a, b).square(), atol=1e-12)
+
+
+@pytest.mark.parametrize("n", [assignment.SMALL, 256])
+@pytest.mark.parametrize("kind", [gaussian, clustered, of(gaussian, 1e-3)])
+def test_the_solver_is_handed_a_cost_that_is_nearly_solved(kind, n, monkeypatch, seeded):
+    """Not negative, a zero in every row and column; with the head start nearly nothing is left along the optimum."""
+    handed = []
+
+    def watched(cost):
+        handed.append(cost.copy())
+        return linear_sum_assignment(cost)
+
+    monkeypatch.setattr("scipy.optimize.linear_sum_assignment", watched)
+    x0, x1 = kind(n, 2, seeded)
+    i0 = assign(x0, x1)
+    (left,) = handed
+    assert left.min() == 0
+    assert (left.min(0) < 1e-12 * left.max()).all()
+    assert (left.min(1) == 0).all()
+    if n > assignment.SMALL:
+        assert left[np.arange(n), i0].sum() < 0.02 * n * left.mean()
+    else:
+        x0, x1 = x0 - x0.mean(0), x1 - x1.mean(0)
+        raw = ((x1[:, None] - x0) ** 2).sum(-1).numpy()
+        raw -= raw.min(0)
+        raw -= raw.min(1, keepdims=True)
+        assert np.allclose(left / left.max(), raw / raw.max())

@@ -148,3 +148,59 @@ def test_conditions_without_a_plan_are_refused(cond0, cond1, message, seeded):
 def test_what_has_no_meaning_is_refused(wrong, message):
     with pytest.raises(ArgumentError, match=message):
         ConditionalOptimalTransport(**wrong)
+
+
+def test_rows_of_one_condition_may_always_change_places(seeded):
+    """Between equal conditions any weight is low enough; where such pairs are enough, w is the greatest finite one."""
+    x0, x1 = draws(seeded, 40)
+    c = (torch.arange(40) % 2).double()[:, None]
+    limits = []
+    near, apart = torch.cdist(x0, x1).square(), torch.cdist(c, c).square()
+    for j in range(40):
+        for i in range(40):
+            if apart[i, j] > 0:
+                limits.append(((near[j, j] - near[i, j]) / apart[i, j]).item())
+    assert weight_of(x0, x1, c, c, 0.01) == pytest.approx(max(limits), rel=1e-12)
+    better = sum((near[i, j] <= near[j, j]).item() for i in range(40) for j in range(40) if i != j and not apart[i, j])
+    place = int(0.3 * 40 * 39) - better  # after those between equal conditions
+    assert weight_of(x0, x1, c, c, 0.3) == pytest.approx(sorted(limits, reverse=True)[place - 1], rel=1e-9)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_where_there_is_nothing_to_weigh_the_weight_is_zero(n):
+    x, c = torch.zeros(n, 2).double(), torch.ones(n, 1).double()
+    assert weight_of(x, x + 1, c, c, 0.1) == 0
+    assert ConditionalOptimalTransport().pair(x, x, None, c)[0].sort().values.tolist() == list(range(n))
+
+
+def test_a_weight_is_never_negative(seeded):
+    """Every other pair is worse than the one that was drawn: nothing can be gained, whatever the conditions."""
+    x = 10.0 * torch.arange(5, dtype=torch.float64)[:, None]
+    c = torch.randn(5, 1, generator=seeded(0), dtype=torch.float64)
+    assert weight_of(x, x, c, c, 0.2) == 0
+
+
+def test_a_weight_is_in_units_of_squared_distance_and_condition(seeded):
+    x0, x1 = draws(seeded, 30)
+    c = torch.randn(30, 2, generator=seeded(2), dtype=torch.float64)
+    w = weight_of(x0, x1, c, c, 0.1)
+    assert weight_of(3 * x0, 3 * x1, c, c, 0.1) == pytest.approx(9 * w, rel=1e-9)
+    assert weight_of(x0, x1, 2 * c, 2 * c, 0.1) == pytest.approx(w / 4, rel=1e-9)
+    assert torch.equal(
+        ConditionalOptimalTransport(ratio=0.1).pair(x0, x1, None, c)[0],
+        ConditionalOptimalTransport(w).pair(x0, x1, None, c)[0],
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({"cond0": torch.arange(5)}, "^cond0 has 5 conditions for 6"), ({"generator": 7}, "^generator is 7")],
+)
+def test_what_comes_with_the_batches_is_looked_at(wrong, message, seeded):
+    with pytest.raises(ArgumentError, match=message):
+        ConditionalOptimalTransport().pair(*draws(seeded, 6), **{"cond1": torch.arange(6), **wrong})
+
+
+def test_a_ratio_that_is_no_number_is_named():
+    with pytest.raises(ArgumentError, match="ratio is 'x'"):
+        ConditionalOptimalTransport(ratio="x")
