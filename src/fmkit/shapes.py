@@ -187,4 +187,4 @@ def sum_event(x: Tensor) -> Tensor:
 
 def mean_event(x: Tensor) -> Tensor:
     """The mean over everything but the batch: `(B, *event)` to `(B,)`."""
-    return x.flatten(1).mean(1) if x.ndim > 1 else x
+    return x.mean(tuple(range(1, x.ndim))) if x.ndim > 1 else x

@@ -87,6 +87,17 @@ class Run:
         return s.lr * factor
 
     @torch.no_grad()
+    def clip(self, largest: float) -> None:
+        """Scale the gradients down to a norm of `largest`, all together, where it is greater.
+
+        The arithmetic of torch.nn.utils.clip_grad_norm_, which spends two thirds of its time on sorting the gradients
+        by device and precision; here there is one of each.
+        """
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        torch._foreach_mul_(gradients, (largest / (norm + 1e-6)).clamp(max=1.0))
+
+    @torch.no_grad()
     def average(self) -> None:
         """Move the averaged weights towards the network's."""
         if self.ema is self.network:

@@ -237,7 +237,7 @@ class Trainer:
         run.scaler.scale(loss).backward()
         if s.clip is not None:
             run.scaler.unscale_(run.optimizer)
-            torch.nn.utils.clip_grad_norm_(run.parameters, s.clip)
+            run.clip(s.clip)
         run.scaler.step(run.optimizer)
         run.scaler.update()
         run.average()
