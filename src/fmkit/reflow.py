@@ -24,8 +24,8 @@ from fmkit.shapes import check_batch
 from fmkit.sources import Source
 from fmkit.specs import describe
 
+# Pairs made at a time.
 BATCH = 1024
-"""Pairs made at a time."""
 
 
 class Reflow(Coupling):

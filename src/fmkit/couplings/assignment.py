@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+# Temperatures of the annealing, in units of the mean cost. By measurement, with SWEEPS: see benchmarks.
 LEVELS = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
-"""Temperatures of the annealing, in units of the mean cost. By measurement, with SWEEPS: see benchmarks."""
 SWEEPS = 6
+# Below this many points the solver needs no head start.
 SMALL = 64
-"""Below this many points the solver needs no head start."""
+# Exponents are cut here: denormal numbers are slow, and rough potentials are welcome.
 FLOOR = -40.0
-"""Exponents are cut here: denormal numbers are slow, and rough potentials are welcome."""
 
 
 def assign(x0: Tensor, x1: Tensor) -> Tensor:

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+# Up to so many dimensions, and from FEW points on, there is a walk.
 WALK = 3
-"""Up to so many dimensions, and from FEW points on, there is a walk."""
 FEW = 512
+# The most neighbours of one cell that a walk looks at.
 NEIGHBOURS = 512
-"""The most neighbours of one cell that a walk looks at."""
+# Entries of the product with all y_j at a time.
 CHUNK = 2**23
-"""Entries of the product with all y_j at a time."""
 
 
 class Cells:

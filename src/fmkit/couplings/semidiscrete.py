@@ -26,17 +26,17 @@ from fmkit.randomness import stream
 from fmkit.shapes import check_batch
 from fmkit.sources import Source
 
+# Entries of the cost between fresh x0 and the data that the discrete problem at the start may have.
 START = 2**24
-"""Entries of the cost between fresh x0 and the data that the discrete problem at the start may have."""
+# Fresh x0 a step: two for each sample within these bounds.
 LEAST, MOST = 1024, 2**15
-"""Fresh x0 a step: two for each sample within these bounds."""
+# Step k of n is as long as (1 + DECAY k / n)^-POWER tells; the average is taken from AVERAGED n on.
 DECAY, POWER = 20, 2 / 3
-"""Step k of n is as long as (1 + DECAY k / n)^-POWER tells; the average is taken from AVERAGED n on."""
 AVERAGED = 0.25
+# What is as long as the data, or not there yet.
 BY_SAMPLE = ("potentials", "_current", "_unit", "_mark")
-"""What is as long as the data, or not there yet."""
+# Batches of fresh x0 that the fitted masses are estimated from.
 CHECKED = 20
-"""Batches of fresh x0 that the fitted masses are estimated from."""
 
 
 class Semidiscrete(Coupling):

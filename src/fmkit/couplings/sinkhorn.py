@@ -19,18 +19,18 @@ from fmkit.couplings.assignment import squared_distances
 from fmkit.couplings.base import Coupling, check_batches
 from fmkit.errors import ArgumentError
 
+# The default entropy, in units of the batch's mean squared distance.
 RELATIVE = 0.05
-"""The default entropy, in units of the batch's mean squared distance."""
 ANNEALING = 0.25
 SWEEPS = 20
+# Sweeps go further than Sinkhorn's own, by this power: 2 to 20 times fewer of them are needed at small entropies.
 OVER_RELAXATION = 1.8
-"""Sweeps go further than Sinkhorn's own, by this power: 2 to 20 times fewer of them are needed at small entropies."""
+# Rounds of sweeps before Newton's steps, which cost about as much each.
 PATIENCE = 10
-"""Rounds of sweeps before Newton's steps, which cost about as much each."""
+# Up to so many points there are Newton's steps.
 NEWTON = 4096
-"""Up to so many points there are Newton's steps."""
+# Scalings between exp(-REACH) and exp(REACH) are far from the ends of float64.
 REACH = 200.0
-"""Scalings between exp(-REACH) and exp(REACH) are far from the ends of float64."""
 
 
 class Sinkhorn(Coupling):

@@ -30,8 +30,8 @@ from fmkit.saving import FORMAT, read_tensors, reason, write_tensors
 from fmkit.specs import describe
 from fmkit.training.settings import Settings
 
+# Seconds between two checkpoints of a coupling that is being fitted.
 PREPARED_EVERY = 5.0
-"""Seconds between two checkpoints of a coupling that is being fitted."""
 
 
 class Run:
