@@ -128,8 +128,10 @@ def test_workers_pair_beside_the_loop():
     coupling = Watched()
     pairs(coupling, coupling_workers=2)
     assert coupling.threads == {False}
-    pairs(coupling, coupling_workers=0)
-    assert coupling.threads == {False, True}
+    for beside_none in ({"coupling_workers": 0}, {}):
+        alone = Watched()
+        pairs(alone, **beside_none)
+        assert alone.threads == {True}
 
 
 def test_an_independent_coupling_needs_neither_threads_nor_blocks(monkeypatch):
@@ -158,6 +160,8 @@ def test_conditions_that_are_no_tensors_are_not_joined():
     )
 
     class Texts:
+        device = CPU
+
         def iterate(self, start):
             return itertools.repeat(fmkit.training.batches.Samples(torch.zeros(4, 2), ["a"] * 4))
 

@@ -77,8 +77,10 @@ class Pairing:
         size = 1 if alone else self.settings.coupling_batches
         first = start // size * size
         blocks = itertools.islice(self._blocks(batches.iterate(first), first // size, size), -(-(stop - first) // size))
-        workers = 0 if self.coupling.independent else self.settings.coupling_workers
-        paired = ahead(lambda block: self._pair(block, batches), blocks, workers)
+        workers = self.settings.coupling_workers
+        if workers is None:  # on two cores one thread beside the step made it twice as slow, two no faster
+            workers = 0 if batches.device.type == "cpu" else 2
+        paired = ahead(lambda block: self._pair(block, batches), blocks, 0 if self.coupling.independent else workers)
         return itertools.islice(itertools.chain.from_iterable(paired), start - first, stop - first)
 
     def unpaired(self, batches: Any) -> Iterator[Batch]:

@@ -24,7 +24,8 @@ class Settings(pydantic.BaseModel):
         weight_decay: AdamW's, on matrices only.
         betas: AdamW's.
         coupling_batches: batches that a coupling is shown at once: an optimal-transport batch larger than a step's.
-        coupling_workers: threads that pair ahead of the step; 0 for none. The pairs are the same.
+        coupling_workers: threads that pair ahead of the step, 0 for none; by default 2 on a GPU and none on a
+            processor, whose cores they would take from the step. The pairs are the same.
         clip: largest norm of the gradient, or null.
         ema: decay of the weights' average that samples and is saved; 0 for none. It warms up as (1 + k)/(10 + k).
         precision: of the network's arithmetic; 16-bit ones are mixed (weights stay float32).
@@ -50,7 +51,7 @@ class Settings(pydantic.BaseModel):
     weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False)
     betas: tuple[Share, Share] = Field((0.9, 0.999), strict=False)
     coupling_batches: int = Field(1, ge=1)
-    coupling_workers: int = Field(1, ge=0)
+    coupling_workers: int | None = Field(None, ge=0)
     clip: float | None = Field(None, gt=0, allow_inf_nan=False)
     ema: float = Field(0.999, ge=0, lt=1)
     precision: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
