@@ -32,6 +32,12 @@ def widen(scale: Tensor, x: Tensor) -> Tensor:
     return scale if scale.ndim == 0 else scale.reshape(-1, *[1] * (x.ndim - 1))
 
 
+def widened(scales: Sequence[Tensor], x: Tensor) -> tuple[Tensor, ...]:
+    """`widen` of several `(B,)` coefficients, which are converted together."""
+    together = torch.stack(tuple(scales)).to(x.dtype)
+    return together.reshape(len(scales), -1, *[1] * (x.ndim - 1)).unbind()
+
+
 def readable(x: Tensor) -> bool:
     """Whether values can be looked at for nothing: on a GPU that would wait for it, inside a transform there are none.
 
@@ -118,10 +124,17 @@ def check_finite(x: Tensor, name: str = "x") -> Tensor:
 def check_batch(x: Tensor, name: str = "x") -> Tensor:
     """`check_data`, and finite where that can be seen for next to nothing: for what runs at every training step."""
     check_data(x, name)
-    # One number tells: a sum is finite only if all it sums is (or it overflowed, and the elements are looked at).
-    if readable(x) and not math.isfinite(x.detach().sum()):
+    if readable(x) and not seems_finite(x):
         check_finite(x, name)
     return x
+
+
+def seems_finite(x: Tensor) -> bool:
+    """Whether the sum is finite, which it is only if all it sums is; an overflow of finite numbers is taken for more.
+
+    One number to look at, for what runs at every training step.
+    """
+    return math.isfinite(x.detach().sum())
 
 
 def check_time(t: Tensor | Real, x: Tensor, interval: tuple[float, float]) -> Tensor:
@@ -130,12 +143,13 @@ def check_time(t: Tensor | Real, x: Tensor, interval: tuple[float, float]) -> Te
     The values are looked at on the CPU only: on a GPU that would wait for the device at every training step.
     """
     t = batch_time(t, x)
-    if readable(t):
+    inside = t.clamp(*interval)
+    if readable(t) and not torch.equal(t, inside):  # NaN, too, equals nothing
         low, high = (float(v) for v in torch.aminmax(t))
         # A float32 time may round past the interval's float64 end; that much is forgiven, and clamped away.
         if not (low >= interval[0] - 1e-7 and high <= interval[1] + 1e-7):
             raise ArgumentError(f"t ranges over [{low:.6g}, {high:.6g}], expected inside {list(interval)}")
-    return t.clamp(*interval)
+    return inside
 
 
 def check_points(
@@ -146,15 +160,22 @@ def check_points(
     Raises:
         ArgumentError: naming the input, what was got and what would be right.
     """
+    check_ends(x0, x1)
     check_batch(x0, "x0")
     check_batch(x1, "x1")
+    return check_time(t, x1, interval), x0, x1
+
+
+def check_ends(x0: Tensor, x1: Tensor) -> None:
+    """`check_points` without the times and without a look at the values."""
+    check_data(x0, "x0")
+    check_data(x1, "x1")
     if x0.shape != x1.shape:
         raise ArgumentError(f"x0 has shape {tuple(x0.shape)} and x1 {tuple(x1.shape)}; a path needs equal shapes")
     if x0.device != x1.device:
         raise ArgumentError(f"x0 is on {x0.device} and x1 on {x1.device}; a path needs one device")
     if x0.dtype != x1.dtype:
         raise ArgumentError(f"x0 has dtype {x0.dtype} and x1 {x1.dtype}; a path needs one dtype")
-    return check_time(t, x1, interval), x0, x1
 
 
 def check_shape(shape: Sequence[int]) -> tuple[int, ...]:

@@ -142,6 +142,47 @@ def test_an_independent_coupling_needs_neither_threads_nor_blocks(monkeypatch):
     )
 
 
+def test_what_nothing_pairs_is_drawn_for_many_steps_at_once_and_resumed_within_them(monkeypatch):
+    from fmkit.training import batches
+
+    for steps in (1, 4, 32):
+        monkeypatch.setattr(batches, "STEPS", steps)
+        whole = pairs(Independent(), stop=9)
+        x0 = torch.randn(steps * 16, 2, generator=stream(0, "source", 0))
+        assert torch.equal(torch.cat([b.x0 for b in whole[:steps]]), x0[: 16 * min(9, steps)])
+        for start in (1, 4, 6):
+            assert_same(pairs(Independent(), start=start, stop=9), whole[start:])
+        order = torch.cat([torch.randperm(N, generator=stream(0, "order", epoch)) for epoch in range(3)])
+        assert torch.equal(torch.cat([b.x1 for b in whole]), data().x[order[: 9 * 16]])  # a fresh x0 each, the same x1
+        assert torch.equal(torch.cat([b.cond for b in whole]), data().cond[order[: 9 * 16]])
+
+
+def test_large_steps_are_drawn_one_by_one_and_streams_are_not_read_ahead():
+    def at_once(x, batch_size):
+        return batches_of(fmkit.data.Data(x), batch_size, 0, CPU).steps_at_once
+
+    assert at_once(torch.zeros(8, 2), 256) == 32
+    assert at_once(torch.zeros(8, 64), 256) == 2
+    assert at_once(torch.zeros(8, 3, 32, 32), 128) == 1
+
+    class Rows(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(torch.zeros(40, 2))
+
+    assert at_once(Rows(), 4) == 1
+    rows = torch.utils.data.TensorDataset(torch.zeros(8, 2))
+    assert at_once(rows, 256) == at_once(torch.utils.data.DataLoader(rows, batch_size=256), 4) == 32
+
+    class Described(torch.utils.data.Dataset):
+        def __len__(self):
+            return 8
+
+        def __getitem__(self, i):
+            return torch.zeros(2), {"label": i}
+
+    assert at_once(Described(), 4) == 1
+
+
 def test_fewer_pairs_than_samples_are_spread_over_the_steps():
     found = pairs(Sinkhorn(mass=0.5), coupling_batches=2, stop=4)
     assert [len(b.x1) for b in found] == [8, 8, 8, 8]

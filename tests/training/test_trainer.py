@@ -78,6 +78,7 @@ def test_the_bare_loop_and_the_trainer_take_the_same_steps():
         ),
     )
     order = torch.randperm(64, generator=stream(0, "order", 0)), torch.randperm(64, generator=stream(0, "order", 1))
+    drawn = torch.randn(32 * 16, 2, generator=stream(0, "source", 0))  # of 32 steps at once
     bare.train()
     for k in range(7):
         rows = torch.cat(order)[16 * k : 16 * (k + 1)]
@@ -85,7 +86,7 @@ def test_the_bare_loop_and_the_trainer_take_the_same_steps():
             group["lr"] = 1e-2 * ((k + 1) / 3 if k < 3 else 1 - (k - 3) / 4)
         torch.manual_seed(fmkit.randomness.stream_seed(0, "dropout", k))
         x1 = data[rows]
-        x0 = torch.randn(16, 2, generator=stream(0, "source", k))
+        x0 = drawn[16 * k : 16 * (k + 1)]
         t = torch.rand(16, generator=stream(0, "objective", k), dtype=torch.float64)
         w = t.float()[:, None]
         x = w * x1 + (1 - t).float()[:, None] * x0

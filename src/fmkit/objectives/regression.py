@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
 from fmkit.arguments import check_generator, check_instance, checked, shown
 from fmkit.couplings import Coupling
@@ -80,8 +81,8 @@ class Regression(Objective):
         batch = _as_batch(network, batch)
         t = self.time.sample(len(batch.x1), self.interval(path), generator=generator, device=batch.x1.device)
         point = path.sample(t, batch.x0, batch.x1, generator=generator)
-        error = ask(network, point.t, point.x, batch.cond) - self.target(path, point)
-        value = mean_event(error.square())
+        answer = ask(network, point.t, point.x, batch.cond)
+        value = mean_event(mse_loss(answer, self.target(path, point), reduction="none"))
         weight = self.weight(path, point.t)
         return Loss(value if weight is None else value * weight.to(value.dtype), point.t, {})
 

@@ -135,10 +135,9 @@ def check_shares(name: str, u: Any) -> Tensor:
     """`u` itself, if it is a floating-point tensor of numbers in [0, 1], as far as that can be seen for nothing."""
     if not isinstance(u, Tensor) or not u.is_floating_point() or u.device.type == "meta" or u.numel() == 0:
         raise ArgumentError(f"{name} is {shown(u)}, expected a floating-point tensor of numbers in [0, 1]")
-    if readable(u):
+    if readable(u) and not torch.equal(u, u.clamp(0, 1)):
         low, high = (float(v) for v in torch.aminmax(u))
-        if not (low >= 0 and high <= 1):
-            raise ArgumentError(f"{name} ranges over [{low:.6g}, {high:.6g}], expected numbers in [0, 1]")
+        raise ArgumentError(f"{name} ranges over [{low:.6g}, {high:.6g}], expected numbers in [0, 1]")
     return u
 
 

@@ -28,7 +28,17 @@ from fmkit.differentiation import time_derivative
 from fmkit.errors import ArgumentError, CombinationError, did_you_mean
 from fmkit.paths.base import PathSample, ProbabilityPath
 from fmkit.randomness import normal_like
-from fmkit.shapes import check_batch, check_like, check_points, check_time, widen
+from fmkit.shapes import (
+    check_batch,
+    check_ends,
+    check_finite,
+    check_like,
+    check_time,
+    readable,
+    seems_finite,
+    widen,
+    widened,
+)
 from fmkit.sources import Convolved, Scaled, Source
 
 VIEWS = ("state", "velocity", "data", "noise", "latent", "score")
@@ -87,11 +97,16 @@ class AffinePath(ProbabilityPath):
     def sample(
         self, t: Tensor | Real, x0: Tensor, x1: Tensor, *, generator: torch.Generator | None = None
     ) -> PathSample:
-        t, x0, x1 = check_points(t, x0, x1, self.interval)
+        check_ends(x0, x1)
+        t = check_time(t, x1, self.interval)
         check_generator(generator)
         at, rate = self.coefficients(t), self.rates(t)
-        x = widen(at.alpha, x1) * x1 + widen(at.sigma, x0) * x0
-        velocity = widen(rate.alpha, x1) * x1 + widen(rate.sigma, x0) * x0
+        alpha, sigma, alpha_rate, sigma_rate = widened((at.alpha, at.sigma, rate.alpha, rate.sigma), x1)
+        x = torch.addcmul(alpha * x1, sigma, x0)
+        velocity = torch.addcmul(alpha_rate * x1, sigma_rate, x0)
+        if readable(x) and not seems_finite(x):  # what an end is not, x is not either: 0 times infinity is NaN
+            check_finite(x0, "x0")
+            check_finite(x1, "x1")
         if at.gamma is None:
             return PathSample(t, x, x0, x1, velocity)
         if rate.gamma is None:

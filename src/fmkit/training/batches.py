@@ -2,11 +2,14 @@
 
 The sampler is a counter: step k takes positions k B .. (k + 1) B of an endless sequence of shuffled epochs, so every
 sample is seen once an epoch, every batch is full, and a resumed run goes on with the very next sample.
+
+Each form of data says for how many steps it can be drawn from at once; small steps are too short to do so one by one.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -19,6 +22,9 @@ from fmkit.data.base import Data, as_tensor
 from fmkit.errors import ArgumentError
 from fmkit.randomness import stream, stream_seed
 from fmkit.shapes import check_data
+
+# Drawn at once: this many steps, or fewer, for at most this many numbers, which a processor keeps at hand.
+STEPS, NUMBERS = 32, 2**15
 
 
 class Samples(NamedTuple):
@@ -42,9 +48,9 @@ class Sampler:
         self.n, self.batch_size, self.seed = n, batch_size, seed
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
 
-    def indices(self, step: int) -> Tensor:
-        """`(batch_size,)` indices, across the border of two epochs where the batch lies on it."""
-        position, left, pieces = step * self.batch_size, self.batch_size, []
+    def indices(self, step: int, steps: int = 1) -> Tensor:
+        """`(steps batch_size,)` indices of that many steps, across the border of two epochs where they lie on it."""
+        position, left, pieces = step * self.batch_size, steps * self.batch_size, []
         while left:
             epoch, offset = divmod(position, self.n)
             piece = self._permutation(epoch)[offset : offset + left]
@@ -77,11 +83,12 @@ class InMemory:
                 )
         self.sampler, self.device = Sampler(len(self.x), batch_size, seed), device
         self.event_shape = tuple(self.x.shape[1:])
+        self.steps_at_once = _at_once(batch_size, self.event_shape)
 
-    def iterate(self, start: int) -> Iterator[Samples]:
-        """The batches of steps start, start + 1, ..."""
-        for step in itertools.count(start):
-            i = self.sampler.indices(step).to(self.device)
+    def iterate(self, start: int, steps: int = 1) -> Iterator[Samples]:
+        """The batches of steps start, start + 1, ..., those of `steps` steps in one."""
+        for step in itertools.count(start, steps):
+            i = self.sampler.indices(step, steps).to(self.device)
             cond, x0 = (None if rows is None else rows.index_select(0, i) for rows in (self.cond, self.x0))
             yield Samples(self.x.index_select(0, i), cond, x0)
 
@@ -94,7 +101,10 @@ class FromDataset:
             raise ArgumentError("the data set is empty, expected at least one sample")
         self.dataset, self.options, self.device = dataset, options, device
         self.batch_size, self.seed = batch_size, seed
-        self.event_shape = _event_shape(_samples(default_collate([dataset[0]]), device))
+        first = _samples(default_collate([dataset[0]]), device)
+        self.event_shape = _event_shape(first)
+        # conditions that are no tensors cannot be put together
+        self.steps_at_once = _at_once(batch_size, self.event_shape) if isinstance(first.cond, Tensor | None) else 1
 
     def iterate(self, start: int) -> Iterator[Samples]:
         """The batches of steps start, start + 1, ..."""
@@ -114,6 +124,7 @@ class Streaming:
 
     def __init__(self, loader: Any, device: torch.device) -> None:
         self.loader, self.device = loader, device
+        self.steps_at_once = 1  # it may not be read ahead: what follows need not be there yet
         first = next(iter(loader), None)
         if first is None:
             raise ArgumentError("the data stream is empty, expected at least one batch")
@@ -141,6 +152,10 @@ def batches_of(data: Data, batch_size: int, seed: int, device: torch.device) -> 
         _only_samples(data)
         return FromDataset(x, batch_size, seed, device, {})
     return InMemory(data, batch_size, seed, device)
+
+
+def _at_once(batch_size: int, event_shape: tuple[int, ...]) -> int:
+    return max(1, min(STEPS, NUMBERS // (batch_size * math.prod(event_shape))))
 
 
 def _only_samples(data: Data) -> None:

@@ -1,8 +1,9 @@
 """Pairs for the steps: each x1 in the model's units, with the x0 that the coupling gives it.
 
 A coupling is shown a block: the samples of `coupling_batches` steps at once, or all of the data if it was fitted to it.
-Every draw of a block follows from (seed, purpose, block), so blocks may be paired ahead of their steps, by any number
-of threads: the pairs are the same.
+Where nothing is paired a block is only drawn at once, which small steps are too short to do one by one. Every draw of a
+block follows from (seed, purpose, block), so blocks may be paired ahead of their steps, by any number of threads: the
+pairs are the same.
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ Made = TypeVar("Made")
 
 
 class Block(NamedTuple):
-    """The raw samples of some steps."""
+    """The raw samples of some steps, in one."""
 
     number: int
-    samples: list[Samples]
+    samples: Samples
+    steps: int
 
 
 class Pairing:
@@ -73,10 +75,9 @@ class Pairing:
         """The pairs of steps start .. stop - 1."""
         if self.coupling.whole:
             self._all = self._units(batches.x)
-        alone = self.coupling.independent or self.coupling.whole or self.data.x0 is not None
-        size = 1 if alone else self.settings.coupling_batches
+        size = self._steps_of_a_block(batches)
         first = start // size * size
-        blocks = itertools.islice(self._blocks(batches.iterate(first), first // size, size), -(-(stop - first) // size))
+        blocks = itertools.islice(self._blocks(batches, first, size), -(-(stop - first) // size))
         workers = self.settings.coupling_workers
         if workers is None:  # on two cores one thread beside the step made it twice as slow, two no faster
             workers = 0 if batches.device.type == "cpu" else 2
@@ -90,20 +91,34 @@ class Pairing:
         x1, n = self._units(batches.x), self.settings.batch_size
         return (Batch(self._fresh(step, n, x1), x1, batches.cond) for step in itertools.count())
 
+    @property
+    def _kept(self) -> bool:
+        """Whether the pairs are those in which x0 and x1 come."""
+        return self.coupling.independent or self.data.x0 is not None
+
+    def _steps_of_a_block(self, batches: Any) -> int:
+        if self.coupling.whole:
+            return 1
+        return batches.steps_at_once if self._kept else self.settings.coupling_batches
+
     @staticmethod
-    def _blocks(samples: Iterator[Samples], first: int, size: int) -> Iterator[Block]:
-        for number in itertools.count(first):
-            block = list(itertools.islice(samples, size))
-            if not block:
+    def _blocks(batches: Any, first: int, size: int) -> Iterator[Block]:
+        if isinstance(batches, InMemory):
+            for number, samples in enumerate(batches.iterate(first, size), first // size):
+                yield Block(number, samples, size)
+            return
+        samples = batches.iterate(first)
+        for number in itertools.count(first // size):
+            several = list(itertools.islice(samples, size))
+            if not several:
                 return
-            yield Block(number, block)
+            yield Block(number, several[0] if len(several) == 1 else _joined(several), len(several))
 
     @torch.no_grad()
     def _pair(self, block: Block, batches: Any) -> list[Batch]:
         if self.coupling.whole:
-            return [self._from_all(block.number, len(block.samples[0].x1), batches)]
-        samples = block.samples[0] if len(block.samples) == 1 else _joined(block.samples)
-        return self._coupled(self._drawn(samples, block.number), block.number, len(block.samples))
+            return [self._from_all(block.number, len(block.samples.x1), batches)]
+        return self._coupled(self._drawn(block.samples, block.number), block.number, block.steps)
 
     def _drawn(self, samples: Samples, number: int) -> Batch:
         """x1 in the model's units and an x0 for each, in the order in which they came."""
@@ -119,16 +134,13 @@ class Pairing:
         return Batch(x0, x1, samples.cond)
 
     def _coupled(self, drawn: Batch, number: int, steps: int) -> list[Batch]:
-        if self.coupling.independent or self.data.x0 is not None:
-            return [drawn]
+        if self._kept:
+            return _split(drawn, steps)
         generator = stream(self.settings.seed, self.purpose + "coupling", number)
         i0, i1 = self.coupling.pair(drawn.x0, drawn.x1, None, drawn.cond, generator=generator)
         if len(i1) < steps:
             raise ArgumentError(f"{type(self.coupling).__name__} left {len(i1)} pairs for {steps} steps")
-        return [
-            Batch(drawn.x0[a], drawn.x1[b], None if drawn.cond is None else drawn.cond[b])
-            for a, b in zip(i0.tensor_split(steps), i1.tensor_split(steps), strict=True)
-        ]
+        return _split(Batch(drawn.x0[i0], drawn.x1[i1], None if drawn.cond is None else drawn.cond[i1]), steps)
 
     def _from_all(self, step: int, n: int, batches: InMemory) -> Batch:
         """n fresh x0, each with its partner among all of the data."""
@@ -173,6 +185,14 @@ def ahead(work: Callable[[Item], Made], items: Iterable[Item], workers: int) -> 
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _split(batch: Batch, steps: int) -> list[Batch]:
+    """The pairs of each step, as even in number as can be."""
+    if steps == 1:
+        return [batch]
+    cond = [None] * steps if batch.cond is None else batch.cond.tensor_split(steps)
+    return [Batch(*each) for each in zip(batch.x0.tensor_split(steps), batch.x1.tensor_split(steps), cond, strict=True)]
 
 
 def _joined(samples: list[Samples]) -> Samples:

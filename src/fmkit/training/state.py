@@ -28,6 +28,7 @@ from fmkit.errors import ArgumentError, SavedFileError, TrainingError
 from fmkit.parts import Part
 from fmkit.saving import FORMAT, read_tensors, reason, write_tensors
 from fmkit.specs import describe
+from fmkit.training.optimizer import FusedAdamW
 from fmkit.training.settings import Settings
 
 # Seconds between two checkpoints of a coupling that is being fitted.
@@ -60,12 +61,7 @@ class Run:
         self._averages: list[Tensor] = list(self.ema.parameters())
         self._weights = [p.detach() for p in network.parameters()]
         self._buffers = list(zip(self.ema.buffers(), network.buffers(), strict=True))
-        self.optimizer = torch.optim.AdamW(
-            _groups(self.parameters, settings.weight_decay),
-            lr=settings.lr,
-            betas=settings.betas,
-            fused=self.device.type in ("cpu", "cuda"),
-        )
+        self.optimizer = FusedAdamW(_groups(self.parameters, settings.weight_decay), settings.lr, settings.betas)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "float16")
         self.step = 0
         self.total, self.counted = torch.zeros((), dtype=torch.float64, device=self.device), 0
@@ -86,19 +82,20 @@ class Run:
         factor = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[s.decay]
         return s.lr * factor
 
-    @torch.no_grad()
-    def clip(self, largest: float) -> None:
-        """Scale the gradients down to a norm of `largest`, all together, where it is greater.
+    def update(self) -> None:
+        """Take the optimizer's step with the gradients there are, and move the averaged weights."""
+        if self.scaler.is_enabled():
+            if self.settings.clip is not None:
+                self.scaler.unscale_(self.optimizer)
+                torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self.optimizer.update(self.settings.clip)
+        self._average()
 
-        The arithmetic of torch.nn.utils.clip_grad_norm_, which spends two thirds of its time on sorting the gradients
-        by device and precision; here there is one of each.
-        """
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        torch._foreach_mul_(gradients, (largest / (norm + 1e-6)).clamp(max=1.0))
-
     @torch.no_grad()
-    def average(self) -> None:
+    def _average(self) -> None:
         """Move the averaged weights towards the network's."""
         if self.ema is self.network:
             return

@@ -235,12 +235,7 @@ class Trainer:
         for parameter in run.parameters:  # as optimizer.zero_grad, which takes a tenth of a small step to get there
             parameter.grad = None
         run.scaler.scale(loss).backward()
-        if s.clip is not None:
-            run.scaler.unscale_(run.optimizer)
-            run.clip(s.clip)
-        run.scaler.step(run.optimizer)
-        run.scaler.update()
-        run.average()
+        run.update()
         return loss
 
     def _loss(self, network: torch.nn.Module, batch: Batch, run: Run, step: int, purpose: str = "objective") -> Tensor:
