@@ -184,7 +184,7 @@ def rows_at_once(divergence, x):
     return Pulled.at_once
 
 
-@pytest.mark.parametrize(("device", "elements"), [("cpu", 2**18), ("meta", 2**21)])
+@pytest.mark.parametrize(("device", "elements"), [("cpu", 2**20), ("meta", 2**21)])
 def test_memory_is_bounded_by_chunks(device, elements):
     """Rows of the Jacobian times the size of the batch: 2^18 numbers at once on a processor, 2^21 elsewhere."""
     n = elements // 2**16
