@@ -291,7 +291,8 @@ def _assemble(config: RunConfig, progress: bool) -> Job:
     supplied = {
         "event_shape": split.event_shape,
         "classes": split.classes,
-        "cond_dim": cond.shape[1] if cond is not None and split.classes is None else None,
+        "cond_dim": cond.shape[1] if cond is not None and split.classes is None and cond.ndim == 2 else None,
+        "cond_channels": cond.shape[1] if cond is not None and cond.ndim == 4 else None,
     }
     with _seeded(config.seed):
         network = build(fields.VectorField, config.field, "field", Context(supplied=supplied))

@@ -82,7 +82,7 @@ def test_conditions_are_dropped_as_often_as_said():
 def test_the_absent_condition_is_learnt():
     field = lively(2, width=8, depth=1, classes=3)
     field(t, x).sum().backward()
-    assert field.null.grad.abs().sum() > 0
+    assert field.condition.null.grad.abs().sum() > 0
 
 
 def test_precision_follows_the_weights():

@@ -9,10 +9,10 @@ from typing import Any
 from fmkit import registry
 from fmkit.cli.plugins import _find
 from fmkit.config import read_word
-from fmkit.errors import ArgumentError, FmkitError, PluginLoadError, RegistryError, did_you_mean
+from fmkit.errors import ArgumentError, ConfigError, FmkitError, PluginLoadError, RegistryError, did_you_mean
 
-# What the kit may fill in by itself: the shape of the points it draws.
-SUPPLIED = {"event_shape": (3,)}
+# The shapes of points that the kit draws for a part that asks for one: vectors, or images for what takes only those.
+EVENT_SHAPES = ((3,), (1, 8, 8))
 DEPTH = 2  # parts within parts that are built for want of an argument
 
 
@@ -97,12 +97,12 @@ def _build(entry: registry.Entry, arguments: Mapping[str, Any], depth: int) -> A
     from fmkit import specs
     from fmkit.parts import parameters_of
 
-    cls, values, lacking = entry.load(), dict(arguments), []
+    cls, values, lacking, asked = entry.load(), dict(arguments), [], False
     for name, parameter in parameters_of(cls).items():
         if name in values or parameter.default is not parameter.empty:
             continue
-        if name in SUPPLIED:
-            values[name] = list(SUPPLIED[name])
+        if name == "event_shape":
+            asked = True
         elif (part := _any_of(parameter.annotation, depth)) is not None:
             values[name] = part
         else:
@@ -113,7 +113,15 @@ def _build(entry: registry.Entry, arguments: Mapping[str, Any], depth: int) -> A
         raise ArgumentError(
             f"{entry.label} needs {', '.join(lacking)}; hand it over as {first}=VALUE, or use fmkit.testing from Python"
         )
-    return specs.build_class(cls, values, entry.qualified, specs.Context())
+    if not asked:
+        return specs.build_class(cls, values, entry.qualified, specs.Context())
+    vectors, images = ({**values, "event_shape": list(shape)} for shape in EVENT_SHAPES)
+    try:
+        return specs.build_class(cls, vectors, entry.qualified, specs.Context())
+    except ConfigError as error:
+        if "event_shape" not in error.said:
+            raise
+        return specs.build_class(cls, images, entry.qualified, specs.Context())
 
 
 def _any_of(annotation: Any, depth: int) -> Any:

@@ -13,6 +13,7 @@ from fmkit.fields.base import (
 from fmkit.fields.guidance import ClassifierFree
 from fmkit.fields.mlp import MLP
 from fmkit.fields.rescheduling import Rescheduled
+from fmkit.fields.unet import UNet
 
 __all__ = [
     "MLP",
@@ -21,6 +22,7 @@ __all__ = [
     "PredictionField",
     "Rescheduled",
     "Stochastic",
+    "UNet",
     "VectorField",
     "as_field",
     "ask",
