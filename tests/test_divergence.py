@@ -186,7 +186,7 @@ def rows_at_once(divergence, x):
 
 @pytest.mark.parametrize(("device", "elements"), [("cpu", 2**20), ("meta", 2**21)])
 def test_memory_is_bounded_by_chunks(device, elements):
-    """Rows of the Jacobian times the size of the batch: 2^18 numbers at once on a processor, 2^21 elsewhere."""
+    """Rows of the Jacobian times the size of the batch: 2^20 numbers at once on a processor, 2^21 elsewhere."""
     n = elements // 2**16
     x = torch.ones(2**8, 2**8, device=device)
     assert rows_at_once(ExactDivergence(), x) == [n] * (2**8 // n)

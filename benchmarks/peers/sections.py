@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.peers import divergence, footprint, pairing, sampling, tables, training
+from benchmarks.peers import divergence, footprint, pairing, profile, sampling, tables, training
 from benchmarks.peers.results import Note, Row
 
 Peers = Mapping[str, Any]
@@ -44,6 +44,16 @@ SECTIONS = (
             training.contestants(peers), repeats=repeats, steps=5 if quick else training.STEPS
         ),
         lambda rows: [tables.contestants(rows, "fmkit")],
+    ),
+    Section(
+        profile.SECTION,
+        "Where a step's time goes",
+        """The two loops with averaging and clipping at batch 256, stage by stage; stopwatches add a few microseconds to
+        each. The trainer's optimizer calls the fused kernel without what torch does around it at every step; its draws
+        of x0 and x1 are those of 32 steps at once, each step's share of them counted; times and coefficients are in
+        float64, and values are looked at.""",
+        lambda peers, repeats, quick: profile.rows(repeats=repeats, steps=5 if quick else training.STEPS),
+        lambda rows: [tables.stages(rows)],
     ),
     Section(
         training.COUPLED,

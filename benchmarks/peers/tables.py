@@ -48,6 +48,19 @@ def _goal(goal: Goal, rows: Sequence[Row]) -> list[str]:
     return [*start, times(verdict.worst), verdict.at, said]
 
 
+def stages(rows: Sequence[Row]) -> str:
+    """Each stage of the loops beside one another, and all of them together."""
+    names = list(dict.fromkeys(row.contestant for row in rows))
+    of = {(row.contestant, row.case): row for row in rows}
+    lines = [
+        [stage, *(duration(spread(of[name, stage].seconds).median) for name in names)]
+        for stage in dict.fromkeys(row.case for row in rows)
+    ]
+    turns = {name: zip(*(row.seconds for row in rows if row.contestant == name), strict=True) for name in names}
+    lines.append(["a step", *(duration(spread(map(sum, turns[name])).median) for name in names)])
+    return table(["stage", *names], lines)
+
+
 def contestants(rows: Sequence[Row], against: str) -> str:
     """Every contestant's time at every size, and how many times faster `against` is."""
     lines = []

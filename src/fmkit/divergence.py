@@ -25,9 +25,8 @@ from fmkit.shapes import check_answer, check_batch, sum_event
 VelocityFunction = Callable[[Any, Tensor], Tensor]
 RateFunction = Callable[[Any, Tensor], tuple[Tensor, Tensor]]
 
-# Rows of the Jacobian taken at once, times batch, times dimension: by measurement on a processor, where from a quarter of
-# that to four times as much is within a tenth or two; a GPU wants more work at once, about a hundred megabytes in a wide
-# network.
+# Rows of the Jacobian taken at once, times batch, times dimension: as measured on a processor, where half of it or four
+# times as much hardly differ; a GPU wants more work at once, about a hundred megabytes in a wide network.
 CPU_ELEMENTS, GPU_ELEMENTS = 2**20, 2**21
 # Up to so many rows are taken one after the other.
 FEW = 4

@@ -7,6 +7,7 @@ import csv
 import itertools
 import json
 import subprocess
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 
 import fmkit
 from benchmarks.nfe import problems
-from benchmarks.peers import divergence, footprint, packages, pairing, results, sampling
+from benchmarks.peers import divergence, footprint, packages, pairing, profile, results, sampling
 from benchmarks.peers.page import page
 from benchmarks.peers.results import Note, Row
 from benchmarks.peers.sections import SECTIONS
@@ -159,6 +160,36 @@ def test_a_slow_peer_is_left_out_and_told_of(monkeypatch):
     found = list(pairing.rows(pairs, pairing.plans({}), repeats=1, quick=True))
     assert {r.contestant for r in found if isinstance(r, Row)} == {"fmkit"}
     assert next(n.text for n in found if isinstance(n, Note)).startswith("torchebm is left out from Gaussian, d = 2")
+
+
+# Where a step's time goes.
+
+
+def test_the_stages_are_all_seen_and_make_up_the_step(monkeypatch):
+    rows = list(profile.rows(repeats=2, steps=3))
+    assert [(r.contestant, r.case) for r in rows] == [
+        (name, stage) for name in ("fmkit", "bare loop") for stage in (*profile.STAGES, profile.REST)
+    ]
+    absent = {("bare loop", "drawing the times"), ("bare loop", "the path's points and velocities")}
+    for row in rows:
+        assert (row.seconds == (0.0, 0.0)) is ((row.contestant, row.case) in absent)
+        assert all(0 <= s < 1 for s in row.seconds)
+
+
+def test_a_stage_within_another_counts_once():
+    class Clock:
+        def outer(self):
+            time.sleep(0.02)
+            self.inner()
+
+        def inner(self):
+            time.sleep(0.05)
+
+    clock, taken = Clock(), {"outer": 0.0, "inner": 0.0}
+    clock.inner = profile._watched(clock.inner, "inner", taken)
+    profile._watched(clock.outer, "outer", taken)()
+    assert 0.02 <= taken["outer"] < 0.045
+    assert 0.05 <= taken["inner"] < 0.075
 
 
 # Divergence.
