@@ -59,7 +59,7 @@ class MLP(VectorField):
                 raise ArgumentError(f"{name} is {size}, expected at least 1")
         check_share("dropout", dropout)
         dim = math.prod(self.event_shape)
-        self.cond_dropout = cond_dropout
+        self.classes, self.cond_dim, self.cond_dropout = classes, cond_dim, cond_dropout
         self.time = TimeEmbedding(EMBEDDING)
         self.condition = ConditionEmbedding(EMBEDDING, classes, cond_dim, cond_dropout)
         self.first = nn.Linear(dim, width)

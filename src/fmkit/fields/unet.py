@@ -119,7 +119,7 @@ class UNet(VectorField):
             )
         if cond_channels is not None and (classes is not None or cond_dim is not None):
             raise ArgumentError("cond_channels is given beside classes or cond_dim; a condition is of one sort")
-        self.cond_dropout = cond_dropout
+        self.classes, self.cond_dim, self.cond_dropout = classes, cond_dim, cond_dropout
         embedding = 4 * size["channels"]
         self.time = TimeEmbedding(embedding, max(1, size["channels"] // 2))
         self.condition = ConditionEmbedding(embedding, classes, cond_dim, cond_dropout)
