@@ -34,8 +34,8 @@ def widen(scale: Tensor, x: Tensor) -> Tensor:
 
 def widened(scales: Sequence[Tensor], x: Tensor) -> tuple[Tensor, ...]:
     """`widen` of several `(B,)` coefficients, which are converted together."""
-    together = torch.stack(tuple(scales)).to(x.dtype)
-    return together.reshape(len(scales), -1, *[1] * (x.ndim - 1)).unbind()
+    together = torch.cat(tuple(scales)).to(x.dtype)
+    return together.view(len(scales), -1, *[1] * (x.ndim - 1)).unbind()
 
 
 def readable(x: Tensor) -> bool:
