@@ -326,8 +326,8 @@ def test_a_field_offers_only_what_it_has_and_treats_rows_alone(entry, seeded):
     field = example(entry).eval()
     for parameter in field.parameters():
         torch.nn.init.normal_(parameter, std=0.3, generator=seeded(0))
-    t = torch.rand(5, generator=seeded(1))
-    x = torch.randn(5, *(field.event_shape or (2,)), generator=seeded(2))
+    field, t = field.double(), torch.rand(5, generator=seeded(1), dtype=torch.float64)
+    x = torch.randn(5, *(field.event_shape or (2,)), generator=seeded(2), dtype=torch.float64)
     whole = field(t, x)
     assert whole.shape == x.shape
     assert whole.abs().max() > 0

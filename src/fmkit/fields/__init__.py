@@ -10,6 +10,7 @@ from fmkit.fields.base import (
     network_of,
     predict,
 )
+from fmkit.fields.dit import DiT
 from fmkit.fields.guidance import ClassifierFree
 from fmkit.fields.mlp import MLP
 from fmkit.fields.rescheduling import Rescheduled
@@ -18,6 +19,7 @@ from fmkit.fields.unet import UNet
 __all__ = [
     "MLP",
     "ClassifierFree",
+    "DiT",
     "ModuleField",
     "PredictionField",
     "Rescheduled",

@@ -70,7 +70,7 @@ def heads_of(channels: int, heads: int | None, head_channels: int) -> int:
 
 
 class Norm(nn.GroupNorm):
-    """Group normalisation of 32 groups (fewer where a group would have under 4 channels), never in 16 bits.
+    """Group normalisation of 32 groups (fewer where a group would have under 4 channels); torch sums in float32.
 
     Args:
         channels: of its input `(B, channels, ...)`.
@@ -78,12 +78,6 @@ class Norm(nn.GroupNorm):
 
     def __init__(self, channels: int) -> None:
         super().__init__(next(g for g in range(min(32, max(1, channels // 4)), 0, -1) if channels % g == 0), channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.dtype.itemsize > 2:
-            return super().forward(x)
-        weight, bias = self.weight.float(), self.bias.float()
-        return F.group_norm(x.float(), self.num_groups, weight, bias, self.eps).to(x.dtype)
 
 
 class Attention(nn.Module):
