@@ -3,8 +3,13 @@
 from fmkit.data.base import Data, DataSet, Split, Stratum
 from fmkit.data.boards import Checkerboard, Pinwheel
 from fmkit.data.curves import Moons, Rings, SCurve
-from fmkit.data.digits import Digits, dequantize
+from fmkit.data.digits import Digits
 from fmkit.data.gaussians import EightGaussians, GaussianMixture
+from fmkit.data.idx import FashionMNIST, Idx, MNIST5k, read_idx
+from fmkit.data.image_files import ImageArrays, ImageFolder
+from fmkit.data.images import ImageSet, image_split
+from fmkit.data.items import Pictures
+from fmkit.data.pixels import InTurn, box_downsample, center_crop, dequantize, fit, flip, resize
 from fmkit.data.tabular import Tabular
 from fmkit.data.toy import Toy
 
@@ -14,8 +19,16 @@ __all__ = [
     "DataSet",
     "Digits",
     "EightGaussians",
+    "FashionMNIST",
     "GaussianMixture",
+    "Idx",
+    "ImageArrays",
+    "ImageFolder",
+    "ImageSet",
+    "InTurn",
+    "MNIST5k",
     "Moons",
+    "Pictures",
     "Pinwheel",
     "Rings",
     "SCurve",
@@ -23,5 +36,12 @@ __all__ = [
     "Stratum",
     "Tabular",
     "Toy",
+    "box_downsample",
+    "center_crop",
     "dequantize",
+    "fit",
+    "flip",
+    "image_split",
+    "read_idx",
+    "resize",
 ]

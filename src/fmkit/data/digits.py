@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
-from fmkit.arguments import check_count, check_generator
+from fmkit.arguments import check_count
 from fmkit.data.base import Data, DataSet, Split
+from fmkit.data.pixels import dequantize
 from fmkit.errors import ArgumentError
 from fmkit.randomness import stream
-from fmkit.shapes import check_data
 from fmkit.transforms import Affine
 
 LEVELS = 17
-
-
-def dequantize(x: Tensor, generator: torch.Generator) -> Tensor:
-    """x + u, u ~ U(0, 1): integer grey levels k, in floating point, become densities over [k, k + 1)."""
-    check_data(x)
-    check_generator(generator)
-    return x + torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device)
 
 
 class Digits(DataSet):
