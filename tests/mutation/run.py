@@ -88,7 +88,7 @@ MUTMUT = """
 source_paths = ["src"]
 only_mutate = ["src/fmkit/{module}.py"]
 pytest_add_cli_args_test_selection = {tests}
-pytest_add_cli_args = ["-k", "not users_line"]  # mutmut calls through frames of its own: a warning's line is another
+pytest_add_cli_args = ["-n", "0", "-k", "not users_line"]  # mutmut's frames shift the line of a warning
 do_not_mutate_patterns = ['raise \\w+Error\\(', '^\\s*f?"']
 use_git_change_detection = false
 timeout_multiplier = 20.0
@@ -205,7 +205,7 @@ def _test(folder: Path, tests: list[str]) -> None:
     with (folder / "log").open("a") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-        sys.exit(int(importlib.import_module("pytest").main(["-x", "-q", "-p", "no:cacheprovider", *tests])))
+        sys.exit(int(importlib.import_module("pytest").main(["-x", "-q", "-n", "0", "-p", "no:cacheprovider", *tests])))
 
 
 def inside_functions(module: str, folder: Path, jobs: int) -> Iterator[Mutant]:
