@@ -41,8 +41,10 @@ def widened(scales: Sequence[Tensor], x: Tensor) -> tuple[Tensor, ...]:
 def readable(x: Tensor) -> bool:
     """Whether values can be looked at for nothing: on a GPU that would wait for it, inside a transform there are none.
 
-    A tensor on the meta device never has any.
+    A tensor on the meta device never has any, and a compiled function has them only when it runs.
     """
+    if torch.compiler.is_compiling():
+        return False
     return x.device.type == "cpu" and not torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 

@@ -74,6 +74,24 @@ class DropsConditions(VelocityMatching):
         return super().loss(network, path, (batch[0], batch[1]), **options)
 
 
+class AsksAnother(VelocityMatching):
+    """Its loss and its question have been written apart."""
+
+    def question(self, network, path, batch, **options):
+        asked = super().question(network, path, batch, **options)
+        return asked._replace(target=1.001 * asked.target)
+
+    # the loss of the base class asks through self: here it asks as it did
+    loss = lambda self, *args, **options: VelocityMatching().loss(*args, **options)  # noqa: E731
+
+
+class AsksNothing(VelocityMatching):
+    loss = lambda self, *args, **options: VelocityMatching().loss(*args, **options)  # noqa: E731
+
+    def question(self, network, path, batch, **options):
+        return None
+
+
 class OnlyANetwork(VelocityMatching):
     def field(self, network, path, *, source=None, coupling=None):
         return torch.nn.Identity()
@@ -90,6 +108,8 @@ class OnlyANetwork(VelocityMatching):
         (NoGradient(), "gradient"),
         (GlobalTimes(), "seeds"),
         (DropsConditions(), "condition"),
+        (AsksAnother(), "question"),
+        (AsksNothing(), "question"),
         (OnlyANetwork(), "field"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Objective) else "",
@@ -131,7 +151,8 @@ class Average(Noise):
 def test_a_right_objective_passes(objective):
     report = check_objective(objective)
     report.raise_if_failed()
-    assert {f.id for f in report.unchecked} == ({"objective.value"} if type(objective) is Noise else set())
+    apart = {"objective.value", "objective.question"}
+    assert {f.id for f in report.unchecked} == (apart if type(objective) is Noise else set())
 
 
 def test_a_network_of_another_form_is_not_checked():

@@ -28,7 +28,7 @@ def both(decay=0.1, betas=(0.8, 0.95)):
 def gradients(net, step, scale=1.0):
     generator = torch.Generator().manual_seed(step)
     for parameter in net.parameters():
-        parameter.grad = scale * torch.randn(parameter.shape, generator=generator)
+        parameter.grad = scale * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
 
 
 def test_it_is_torchs_step_bit_for_bit():
@@ -47,9 +47,11 @@ def test_it_is_torchs_step_bit_for_bit():
             assert torch.equal(lean.state[a][key], full.state[b][key])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 100.0], ids=["below", "near", "far above"])
-def test_it_clips_as_torch_does(scale):
+def test_it_clips_as_torch_does(scale, dtype):
     ours, lean, theirs, full = both()
+    ours.to(dtype), theirs.to(dtype)
     for step in range(6):
         for net in (ours, theirs):
             gradients(net, step, scale)

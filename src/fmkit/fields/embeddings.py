@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fmkit.arguments import shown
 from fmkit.errors import ArgumentError
+from fmkit.shapes import readable
 
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
@@ -95,7 +96,7 @@ class ConditionEmbedding(nn.Module):
     def _check_labels(self, cond: Tensor, n: int) -> Tensor:
         if cond.is_floating_point() or cond.shape != (n,):
             raise ArgumentError(f"cond is {cond.dtype} of shape {tuple(cond.shape)}, expected integer labels ({n},)")
-        if cond.device.type == "cpu" and not torch._C._functorch.is_functorch_wrapped_tensor(cond):
+        if readable(cond):
             low, high = (int(v) for v in torch.aminmax(cond))
             known = self.classes or 0
             if low < 0 or high >= known:

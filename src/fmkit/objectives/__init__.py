@@ -1,6 +1,6 @@
 """Objectives: what a network regresses on, and at which times."""
 
-from fmkit.objectives.base import Batch, Loss, Objective
+from fmkit.objectives.base import Batch, Loss, Objective, Question
 from fmkit.objectives.regression import (
     DataPrediction,
     NoisePrediction,
@@ -18,6 +18,7 @@ __all__ = [
     "Loss",
     "NoisePrediction",
     "Objective",
+    "Question",
     "Regression",
     "ScoreFlow",
     "ScoreMatching",

@@ -7,11 +7,13 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
 from fmkit.couplings import Coupling
 from fmkit.fields import VectorField
 from fmkit.parts import Part
 from fmkit.paths import ProbabilityPath
+from fmkit.shapes import mean_event
 from fmkit.sources import Source
 
 
@@ -31,10 +33,53 @@ class Loss(NamedTuple):
     logs: dict[str, Tensor]
 
 
+class Question(NamedTuple):
+    """What a regression asks a network, and what it would like to hear.
+
+    Attributes:
+        t: `(B,)` times, float64.
+        x: `(B, *event)` points.
+        cond: the data's condition, or None.
+        target: `(B, *event)`, the answer that costs nothing.
+        weight: `(B,)`, or None for 1.
+    """
+
+    t: Tensor
+    x: Tensor
+    cond: Any
+    target: Tensor
+    weight: Tensor | None
+
+    def loss(self, answer: Tensor) -> Tensor:
+        """`(B,)`: the weighted mean square of what the answer is off by."""
+        value = mean_event(mse_loss(answer, self.target, reduction="none"))
+        return value if self.weight is None else value * self.weight.to(value.dtype)
+
+
 class Objective(Part):
     """The base class of every objective. It owns its time sampler."""
 
     group: ClassVar[str] = "fmkit.objectives"
+
+    def question(
+        self,
+        network: torch.nn.Module,
+        path: ProbabilityPath,
+        batch: Batch | tuple[Tensor, ...],
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Question | None:
+        """All of `loss` but the network's answer, for an objective that asks it once.
+
+        None, the default, says that there is more to this objective; its steps cannot be compiled then.
+        """
+        return None
+
+    @property
+    def asks_once(self) -> bool:
+        """Whether a question speaks for the loss: not where a subclass wrote another loss and left the question."""
+        question, loss = (next(c for c in type(self).__mro__ if n in vars(c)) for n in ("question", "loss"))
+        return question is not Objective and issubclass(question, loss)
 
     @abc.abstractmethod
     def loss(

@@ -17,16 +17,15 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import mse_loss
 
 from fmkit.arguments import check_generator, check_instance, checked, shown
 from fmkit.couplings import Coupling
 from fmkit.errors import ArgumentError, CombinationError
 from fmkit.fields import PredictionField, VectorField, as_field, ask
-from fmkit.objectives.base import Batch, Loss, Objective
+from fmkit.objectives.base import Batch, Loss, Objective, Question
 from fmkit.objectives.times import TimeSampler, UniformTime
 from fmkit.paths import AffinePath, PathSample, ProbabilityPath
-from fmkit.shapes import check_data, mean_event, widen
+from fmkit.shapes import check_data, widen
 from fmkit.sources import Source
 
 # The ends moved inwards until the prediction determines the velocity well: |alpha| at least this at the noise end,
@@ -76,15 +75,16 @@ class Regression(Objective):
         return low, high
 
     def loss(self, network, path, batch, *, ema=None, step=0, generator=None) -> Loss:
+        question = self.question(network, path, batch, generator=generator)
+        return Loss(question.loss(ask(network, question.t, question.x, question.cond)), question.t, {})
+
+    def question(self, network, path, batch, *, generator=None) -> Question:
         check_instance("path", path, ProbabilityPath)
         check_generator(generator)
         batch = _as_batch(network, batch)
         t = self.time.sample(len(batch.x1), self.interval(path), generator=generator, device=batch.x1.device)
         point = path.sample(t, batch.x0, batch.x1, generator=generator)
-        answer = ask(network, point.t, point.x, batch.cond)
-        value = mean_event(mse_loss(answer, self.target(path, point), reduction="none"))
-        weight = self.weight(path, point.t)
-        return Loss(value if weight is None else value * weight.to(value.dtype), point.t, {})
+        return Question(point.t, point.x, batch.cond, self.target(path, point), self.weight(path, point.t))
 
     @checked
     def field(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fmkit.couplings import Independent
 from fmkit.errors import ArgumentError
-from fmkit.fields import VectorField
+from fmkit.fields import VectorField, ask
 from fmkit.objectives import Batch, Loss, Objective
 from fmkit.objectives.regression import Regression
 from fmkit.paths import CondOT
@@ -259,3 +259,30 @@ def _condition(trial: Trial) -> Measured:
     trial.loss(network, Batch(batch.x0, batch.x1, cond))
     seen = [c for c in network.conditions if isinstance(c, Tensor)]
     return faults([] if seen and any(torch.equal(c, cond) for c in seen) else ["the conditions did not arrive"])
+
+
+@LAWS("question", "a question that speaks for the loss has its times and its values, whatever the answer", ["shape"])
+def _question(trial: Trial) -> Measured:
+    trial.need()
+    if not trial.objective.asks_once:
+        raise NotChecked("its loss is more than one question")
+    worst, path = 0.0, CondOT()
+    for seed, scale in enumerate((1.0, 0.5, -2.0)):
+        network, batch, cond = (
+            Knows(trial.view, (scale, scale), (0.3, -0.1)),
+            trial.batch(64, seed=seed),
+            torch.arange(64),
+        )
+        batch = Batch(batch.x0, batch.x1, cond)
+        loss = trial.loss(network, batch)
+        asked = trial.objective.question(network, path, batch, generator=seeded(1))
+        if asked is None:
+            return faults(["question answers None, and the base class would have said so"])
+        if not torch.equal(asked.t, loss.t):
+            return faults(["its times are others than the loss's, from the same generator"])
+        if not (isinstance(asked.cond, Tensor) and torch.equal(asked.cond, cond)):
+            return faults(["the conditions did not arrive"])
+        values = asked.loss(ask(network, asked.t, asked.x, asked.cond))
+        error = ((values - loss.value).abs() / (1e-9 + loss.value.abs())).max().item()
+        worst = error if not error <= worst else worst
+    return Measured(worst, 1e-6, "relative error of its loss")

@@ -47,13 +47,15 @@ class FusedAdamW(torch.optim.AdamW):
         """
         gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
         excess = None if clip is None else _excess(gradients, clip)
-        if self._listed is None or len(gradients) < sum(len(g["params"]) for g in self.param_groups):
-            if excess is not None:
-                torch._foreach_div_(gradients, excess)
+        lean = self._listed is not None and len(gradients) == sum(len(g["params"]) for g in self.param_groups)
+        if excess is not None and not (lean and excess.dtype == torch.float32):  # the kernel takes no other
+            torch._foreach_div_(gradients, excess)
+            excess = None
+        if not lean:
             self.step()
             self._listed = self._list()
             return
-        for listed in self._listed:
+        for listed in self._listed or ():
             torch._foreach_add_(listed.steps, 1)
             beta1, beta2 = listed.group["betas"]
             torch._fused_adamw_(

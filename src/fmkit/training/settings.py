@@ -29,6 +29,8 @@ class Settings(pydantic.BaseModel):
         clip: largest norm of the gradient, or null.
         ema: decay of the weights' average that samples and is saved; 0 for none. It warms up as (1 + k)/(10 + k).
         precision: of the network's arithmetic; 16-bit ones are mixed (weights stay float32).
+        compile: whether to compile a step's loss and gradients into one graph: seconds to a minute before the first
+            step. Where that is not possible the run says so and goes on without.
         seed: every random draw follows from it.
         device: as "cpu" or "cuda:1"; the first GPU, if there is one, by default.
         log_every: steps between two lines of metrics.
@@ -55,6 +57,7 @@ class Settings(pydantic.BaseModel):
     clip: float | None = Field(None, gt=0, allow_inf_nan=False)
     ema: float = Field(0.999, ge=0, lt=1)
     precision: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
+    compile: bool = False
     seed: int = Field(0, ge=0)
     device: str | None = None
     log_every: int = Field(50, ge=1)

@@ -238,7 +238,7 @@ class Run:
 
     def _check(self, header: dict[str, Any], path: Path) -> None:
         """Refuse to go on with other numbers: the run would silently be neither the old one nor the new."""
-        free = {"steps", "device", "keep", "checkpoint_every", "loss_floor", "coupling_workers"}
+        free = {"steps", "device", "keep", "checkpoint_every", "loss_floor", "coupling_workers", "compile"}
         was, now = header["settings"], self.settings.model_dump(mode="json")
         for key in now:
             if key not in free and was.get(key) != now[key]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from fmkit.solvers import Dopri5, Solver
 from fmkit.sources import Empirical, Gaussian, Source
 from fmkit.training.batches import batches_of
 from fmkit.training.callbacks import Callback, Progress
+from fmkit.training.compiled import compiled_step
 from fmkit.training.floors import LossFloor, floor_of
 from fmkit.training.pairing import Pairing
 from fmkit.training.settings import Settings
@@ -112,6 +113,7 @@ class Trainer:
         parts = {"path": self.path, "objective": self.objective, "source": source, "coupling": coupling}
         run = Run(s, self.field, parts, folder)
         run.open(resume)
+        self._compiled = compiled_step(self.field, self.objective, s, lambda: self._autocast(device))
         pairing = Pairing(data, source, coupling, s, self._dtype)
         self._prepare(run, pairing, batches)
         if coupling.own is not None:
@@ -124,7 +126,7 @@ class Trainer:
             self.field.train()
             for batch in pairing.pairs(batches, run.step, s.steps) if run.step < s.steps else ():
                 loss = self._step(run, batch)
-                run.total, run.counted, run.step = run.total + loss.detach(), run.counted + 1, run.step + 1
+                run.total, run.counted, run.step = run.total + loss, run.counted + 1, run.step + 1
                 self._tell("on_step", run)
                 if run.step % s.log_every == 0 or run.step == s.steps:
                     self._log(run)
@@ -227,23 +229,36 @@ class Trainer:
         seed_dropout(s.seed, run.step, run.device)
         for group in run.optimizer.param_groups:
             group["lr"] = self._rate = run.learning_rate()
-        loss = self._loss(self.field, batch, run, run.step)
-        if run.device.type == "cpu":  # on a GPU looking would wait for it; there it is looked at when it is logged
-            _check_finite(loss.item(), run.step, self._rate)
-        if not loss.requires_grad:
-            raise TrainingError(f"the loss of {type(self.field).__name__} depends on none of its weights: none is used")
         for parameter in run.parameters:  # as optimizer.zero_grad, which takes a tenth of a small step to get there
             parameter.grad = None
-        run.scaler.scale(loss).backward()
+        loss = self._backward(run, batch)
+        if run.device.type == "cpu":  # on a GPU looking would wait for it; there it is looked at when it is logged
+            _check_finite(loss.item(), run.step, self._rate)
         run.update()
         return loss
 
+    def _backward(self, run: Run, batch: Batch) -> Tensor:
+        """The mean loss of the batch, and its gradients in the weights' `grad`."""
+        if self._compiled is not None:
+            generator = stream(self.settings.seed, "objective", run.step, device=run.device)
+            question = self.objective.question(self.field, self.path, batch, generator=generator)
+            if question is not None:
+                return self._compiled.backward(question)
+        loss = self._loss(self.field, batch, run, run.step)
+        if not loss.requires_grad:
+            raise TrainingError(f"the loss of {type(self.field).__name__} depends on none of its weights: none is used")
+        run.scaler.scale(loss).backward()
+        return loss.detach()
+
     def _loss(self, network: torch.nn.Module, batch: Batch, run: Run, step: int, purpose: str = "objective") -> Tensor:
         generator = stream(self.settings.seed, purpose, step, device=run.device)
-        dtype = AUTOCAST.get(self.settings.precision)
-        with nullcontext() if dtype is None else torch.autocast(run.device.type, dtype=dtype):
+        with self._autocast(run.device):
             out = self.objective.loss(network, self.path, batch, ema=run.ema, step=step, generator=generator)
         return out.value.mean()
+
+    def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+        dtype = AUTOCAST.get(self.settings.precision)
+        return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
 
     def _log(self, run: Run) -> None:
         mean = (run.total / run.counted).item()

@@ -1,0 +1,104 @@
+"""A step's loss and gradients as one compiled graph: `Settings.compile`.
+
+Compiling the network alone leaves automatic differentiation's own work at every step, which a small network does not
+win back. Here the loss of a question (see `Objective.question`) is a function of the weights, and torch.compile is
+given that function with its gradient (torch.func.grad_and_value), so that little but kernels is left between the path
+and the optimizer.
+
+What draws random numbers inside, as dropout does, draws others than without compiling; still by the seed alone.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad_and_value
+
+from fmkit.fields import ask
+from fmkit.objectives import Objective, Question
+from fmkit.training.settings import Settings
+
+Autocast = Callable[[], AbstractContextManager[Any]]
+
+
+def compiled_step(
+    network: torch.nn.Module, objective: Objective, settings: Settings, autocast: Autocast
+) -> CompiledStep | None:
+    """What takes a run's compiled steps; None where it does not ask for them, or, with a warning, cannot have them."""
+    if not settings.compile:
+        return None
+    if not objective.asks_once:
+        _without(f"{type(objective).__name__} has more to ask than one question")
+        return None
+    if settings.precision == "float16":
+        _without("float16 scales its gradients; bfloat16 needs no scaling")
+        return None
+    return CompiledStep(network, autocast)
+
+
+class Asked(torch.nn.Module):
+    """A network as what `ask` makes of it, so that it can be called with other weights."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, t: Tensor, x: Tensor, cond: Any) -> Tensor:
+        return ask(self.network, t, x, cond)
+
+
+class CompiledStep:
+    """Mean losses with the gradients of the weights, from one graph; eagerly once compiling has failed.
+
+    Args:
+        network: what is trained.
+        autocast: the context of its arithmetic.
+        backend: torch.compile's.
+    """
+
+    def __init__(self, network: torch.nn.Module, autocast: Autocast, backend: str = "inductor") -> None:
+        asked = Asked(network)
+        named = [(name, p) for name, p in asked.named_parameters() if p.requires_grad]
+        self.parameters: list[Tensor] = [p for _, p in named]
+        names = [name for name, _ in named]
+
+        def mean_loss(weights: list[Tensor], question: Question) -> Tensor:
+            with autocast():
+                answer = functional_call(
+                    asked, dict(zip(names, weights, strict=True)), (question.t, question.x, question.cond)
+                )
+                return question.loss(answer).mean()
+
+        self._eager, self.failed = mean_loss, False
+        # A break in the graph would leave the differentiation outside of it, which is slower than no graph at all.
+        self._compiled = torch.compile(grad_and_value(mean_loss), backend=backend, fullgraph=True, dynamic=False)
+
+    def backward(self, question: Question) -> Tensor:
+        """The mean loss of a question, whose gradients are added to those of the weights."""
+        if not self.failed:
+            try:
+                with torch.no_grad():  # grad_and_value differentiates nevertheless, and nothing beyond it is kept
+                    gradients, loss = self._compiled([p.detach() for p in self.parameters], question)
+            except Exception as error:  # whatever a compiler raises; the eager step says it if it is the network's
+                self._fall_back(error)
+            else:
+                for parameter, gradient in zip(self.parameters, gradients, strict=True):
+                    parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+                return loss
+        loss = self._eager(self.parameters, question)
+        loss.backward()
+        return loss.detach()
+
+    def _fall_back(self, error: Exception) -> None:
+        self.failed = True
+        said = str(error).strip().splitlines() or [""]
+        _without(f"{type(error).__name__}: {said[0]}")
+
+
+def _without(reason: str) -> None:
+    warnings.warn(f"the step cannot be compiled ({reason}); the run goes on without", stacklevel=4)
