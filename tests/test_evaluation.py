@@ -7,7 +7,7 @@ import torch
 
 import fmkit
 from fmkit.data import Data, Split
-from fmkit.evaluation import COUPLED_BATCHES, pairing, ways
+from fmkit.evaluation import COUPLED_BATCHES, likelihood, pairing, ways
 from fmkit.randomness import stream
 from fmkit.transforms import Affine
 
@@ -139,3 +139,23 @@ def test_on_a_manifold_there_is_neither():
     }
     flow = fmkit.Flow(fmkit.sources.Gaussian(), trainer.objective.field(trainer.field, trainer.path), event_shape=2)
     assert "manifold" in ways(flow, split_of(torch.randn(50, 2)), seed=0)["path_energy_refused"]
+
+
+def test_of_large_images_some_are_scored_by_a_probe_each(monkeypatch):
+    """v = -x/2 has the divergence -d/2 along every probe, so the exact one and one probe agree."""
+    monkeypatch.setattr("fmkit.evaluation.SCORED", 0)
+
+    class Shrinking(torch.nn.Module):
+        def forward(self, t, x):
+            return -x / 2
+
+    x = 0.6 * torch.randn(100, 1, 17, 17, generator=torch.Generator().manual_seed(0))
+    flow = fmkit.Flow(fmkit.sources.Gaussian(), Shrinking(), event_shape=(1, 17, 17))
+    some, every = (likelihood(flow, split_of(x), 0, divergence=d) for d in (None, fmkit.ExactDivergence()))
+    assert some["held_out"] == every["held_out"] == 64
+    assert some["nll"] == pytest.approx(every["nll"], abs=1e-3)
+    normal = torch.distributions.Normal(0.0, math.exp(-0.5))
+    exact = -normal.log_prob(x).sum((1, 2, 3))
+    assert some["nll"] == pytest.approx(exact.mean().item(), abs=5 * exact.std().item() / 8)
+    small = likelihood(fmkit.Flow(fmkit.sources.Gaussian(), Shrinking(), event_shape=4), split_of(x[:, 0, 0, :4]), 0)
+    assert small["held_out"] == 100

@@ -5,6 +5,7 @@ How its flow moves (energy and curvature of the ways) and what its coupling did 
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from fmkit.arguments import check_count, checked
 from fmkit.data import Data, Split
-from fmkit.divergence import Divergence
+from fmkit.divergence import Divergence, HutchinsonDivergence
 from fmkit.errors import ArgumentError, CombinationError
 from fmkit.fields import network_of
 from fmkit.flow import Flow
@@ -34,6 +35,8 @@ from fmkit.training import Trainer
 
 QUALITY_SAMPLES = 1000
 COUPLED_BATCHES = 4
+EXACT = 256  # numbers of a sample that is no image, up to which all likelihoods are taken, and exactly
+SCORED = 2**16  # numbers of the samples that are scored otherwise, at once
 
 
 @checked
@@ -53,7 +56,7 @@ def evaluate(
         seed: of the sampling, the dequantization and the projections.
         samples: how many to draw for the sample-quality figures.
         dequantizations: K of the bits per dimension.
-        divergence: for the likelihood, instead of the flow's own.
+        divergence: for the likelihood, instead of the flow's own, or of one probe where that takes too long.
 
     Returns:
         `bits_per_dim` with its standard error for integer images, `nll` in nats otherwise (None, with the reason,
@@ -84,19 +87,28 @@ def evaluate(
 def likelihood(
     flow: Flow, split: Split, seed: int, dequantizations: int = 1, divergence: Divergence | None = None
 ) -> dict[str, Any]:
-    """`bits_per_dim` or `nll` of the held-out data, with the standard error of the mean over it."""
+    """`bits_per_dim` or `nll` of the held-out data, with the standard error of the mean over it.
+
+    Of images (C, H, W), and of other samples of more than 256 numbers, some are scored, by one probe each unless
+    `divergence` is given: the exact one costs as many evaluations as an image has pixels.
+    """
     check_count("seed", seed, least=0)
     name = "nll" if split.levels is None else "bits_per_dim"
+    x, cond = split.test, split.test_cond
+    if (size := math.prod(split.event_shape)) > EXACT or len(split.event_shape) == 3:
+        divergence = divergence or HutchinsonDivergence()
+        rows = torch.randperm(len(x), generator=stream(seed, "evaluate-rows"))[: max(64, SCORED // size)]
+        x, cond = x[rows], None if cond is None else cond[rows]
     try:
         if split.levels is None:
             generator = stream(seed, "evaluate-likelihood", device=flow.device)
-            value, error = nll(flow, split.test, split.test_cond, divergence=divergence, generator=generator)
-            return {"nll": value, "nll_standard_error": error, "held_out": len(split.test)}
+            value, error = nll(flow, x, cond, divergence=divergence, generator=generator)
+            return {"nll": value, "nll_standard_error": error, "held_out": len(x)}
         generator = stream(seed, "evaluate-dequantize")
         bits = bits_per_dim(
             flow,
-            split.test,
-            split.test_cond,
+            x,
+            cond,
             levels=split.levels,
             samples=dequantizations,
             divergence=divergence,

@@ -417,6 +417,60 @@ case(
     dropout=NO_SCALE | {"one": 1.0},
     cond_dropout=NO_SCALE | {"one": 1.0},
 )
+IMAGES = {"text": "abc", "one": (8,), "two": (8, 8), "zero": (1, 0, 8), "half": (1, 2.5, 8), "None": None, "number": 8}
+OF_NETWORKS = {
+    "preset": {"None": None, "number": 3, "unknown": "huge"},
+    "classes": NO_COUNT,
+    "cond_dim": {"both": 3},
+    "cond_dropout": NO_SCALE | {"one": 1.0},
+    "dropout": NO_SCALE | {"one": 1.0},
+    "heads": NO_COUNT | {"uneven": 7},
+    "checkpointing": {"text": "yes", "one": 1, "None": None},
+}
+NO_COUNTS = {"text": "ab", "number": 2, "zero": (0,), "half": (1.5,), "nan": (NAN,), "True": (True,), "texts": ("1",)}
+case(
+    "UNet",
+    fields.UNet,
+    lambda: {"event_shape": (1, 4, 4), "preset": "tiny", "channels": 4, "classes": 3},
+    event_shape=IMAGES,
+    cond_channels={"both": 3, "zero": 0, "text": "a"},
+    channels=NO_COUNT,
+    channel_mult=NO_COUNTS | {"none": ()},
+    res_blocks=NO_COUNT,
+    attention=NO_COUNTS | {"nowhere": (64,)},
+    head_channels=NO_COUNT | {"None": None},
+    scale_shift={"text": "yes", "None": None},
+    resblock_updown={"text": "yes", "None": None},
+    channels_last={"text": "yes", "None": None},
+    **OF_NETWORKS,
+)
+case(
+    "DiT",
+    fields.DiT,
+    lambda: {"event_shape": (1, 4, 4), "preset": "tiny", "classes": 3},
+    event_shape=IMAGES | {"odd": (1, 5, 4)},
+    patch_size=NO_COUNT | {"None": None, "three": 3},
+    width=NO_COUNT | {"odd": 7},
+    depth=NO_COUNT,
+    mlp_ratio=NO_SCALE | {"zero": 0.0},
+    positions={"None": None, "number": 3, "unknown": "learnt"},
+    qk_norm={"text": "yes", "None": None},
+    **OF_NETWORKS,
+)
+for network in (
+    fields.UNet((1, 2, 4), preset="tiny", channels=4, classes=3),
+    fields.UNet((1, 2, 4), preset="tiny", channels=4, cond_channels=1),
+    fields.DiT((1, 2, 4), preset="tiny", classes=3),
+):
+    cond = x(d=8).reshape(4, 1, 2, 4) if network.classes is None else torch.zeros(4, dtype=torch.int64)
+    case(
+        f"{type(network).__name__}, called",
+        network,
+        lambda cond=cond: {"t": torch.full((4,), 0.5), "x": x(d=8).reshape(4, 1, 2, 4), "cond": cond},
+        t=TENSORS,
+        x=NO_EVENTS | {"turned": x(d=8).reshape(4, 1, 4, 2)},
+        cond=NO_CONDITION | {"of five": x(5, 8).reshape(5, 1, 2, 4), "channels": torch.zeros(4, 2, 2, 4)},
+    )
 case(
     "PredictionField",
     fields.PredictionField,
