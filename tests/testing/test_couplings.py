@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from fmkit.couplings import Coupling, Independent, OptimalTransport, Paired, Semidiscrete, Sinkhorn
+from fmkit.couplings import (
+    ConditionalSemidiscrete,
+    Coupling,
+    Independent,
+    OptimalTransport,
+    Paired,
+    Semidiscrete,
+    Sinkhorn,
+)
 from fmkit.couplings.base import check_batches
 from fmkit.errors import ArgumentError
 from fmkit.sources import Gaussian
@@ -177,7 +185,7 @@ class Fitted(Coupling):
 
 @pytest.mark.parametrize(
     "coupling",
-    [Shuffled(), DrawnFromAPlan(), Fitted(), Semidiscrete(steps=50), Sinkhorn()],
+    [Shuffled(), DrawnFromAPlan(), Fitted(), Semidiscrete(steps=50), ConditionalSemidiscrete(steps=50), Sinkhorn()],
     ids=lambda c: type(c).__name__,
 )
 def test_a_right_coupling_passes(coupling):

@@ -48,8 +48,8 @@ def assert_same(some, others):
 
 
 def example(name):
-    if name == "fmkit/semidiscrete":
-        return Semidiscrete(steps=20)
+    if name in ("fmkit/semidiscrete", "fmkit/conditional-semidiscrete"):
+        return registry.load("fmkit.couplings", name)(steps=20)
     return registry.load("fmkit.couplings", name)()
 
 
@@ -66,10 +66,10 @@ def test_labels_follow_their_samples(name, settings):
         assert torch.equal(batch.x1.mean(1).div(10).round().long(), batch.cond)
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n != "fmkit/conditional-ot"])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_the_pairs_are_those_of_this_thread(name, workers):
-    given = fmkit.data.Data(data().x)
+    given = data() if "conditional" in name else fmkit.data.Data(data().x)
     alone = pairs(example(name), given, coupling_workers=0, coupling_batches=2)
     assert_same(pairs(example(name), given, coupling_workers=workers, coupling_batches=2), alone)
 

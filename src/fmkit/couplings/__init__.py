@@ -2,6 +2,7 @@
 
 from fmkit.couplings.base import Coupling, check_batches
 from fmkit.couplings.conditional import ConditionalOptimalTransport
+from fmkit.couplings.conditional_semidiscrete import ConditionalSemidiscrete
 from fmkit.couplings.independent import Independent, Paired
 from fmkit.couplings.optimal_transport import OptimalTransport
 from fmkit.couplings.semidiscrete import Semidiscrete
@@ -9,6 +10,7 @@ from fmkit.couplings.sinkhorn import Sinkhorn
 
 __all__ = [
     "ConditionalOptimalTransport",
+    "ConditionalSemidiscrete",
     "Coupling",
     "Independent",
     "OptimalTransport",
