@@ -78,7 +78,7 @@ def _grid(images: Tensor, path: str | Path) -> None:
     for i, axes in enumerate(made.subplots(rows, columns, squeeze=False).flat):
         axes.set_axis_off()
         if i < n:
-            axes.imshow(images[i], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axes.imshow(images[i].numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     _write(made, path)
 
 

@@ -1,6 +1,7 @@
 """Images from folders, arrays, IDX files and other libraries' data sets; what is damaged is named."""
 
 import gzip
+import math
 import struct
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 import fmkit
+from fmkit.cli.training import train_run
 from fmkit.config import assemble, load_layers
 from fmkit.data import (
     FashionMNIST,
@@ -406,3 +408,18 @@ def test_a_run_is_configured_by_names(mnist, folder):
     assert job.trainer.field.classes == 3
     with pytest.raises(ConfigError, match="apt install dataset-fashion-mnist"):
         assemble(load_layers({"data": {"name": "fashion-mnist", "root": str(folder[0])}}, None, []), progress=False)
+
+
+def test_a_run_decodes_its_images_when_they_are_due(folder, tmp_path):
+    """From the command line, with a process that decodes beside; the report has no use for what is not in memory."""
+    out = tmp_path / "run"
+    for k, image in enumerate(pixels(6, 6, 8, 3, seed=1)):
+        PIL.Image.fromarray(image).save(folder[0] / "dog" / f"more{k}.png")
+    words = [f"data.folder={folder[0]}", "data.size=4", "data.labels=true", "data.workers=1", "data.flip=true"]
+    words += ["field=dit", "field.preset=tiny", "trainer.steps=2", "trainer.batch_size=2"]
+    solver = ["solver={name: euler, steps: 2}"]
+    figures = train_run("image-folder", [*words, *solver], out, resume=False, quiet=True)
+    assert figures["held_out"] == 2
+    assert math.isfinite(figures["bits_per_dim"])
+    assert "baselines_bits_per_dim" not in figures
+    assert (out / "samples.png").is_file()

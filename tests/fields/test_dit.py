@@ -161,6 +161,14 @@ def test_checkpointing_changes_no_gradient_and_files_bring_it_back(tmp_path):
     assert torch.equal(again(t, x), field(t, x))
 
 
+@pytest.mark.slow
+def test_it_compiles_to_one_graph():
+    field, x, t = small(classes=3, positions="rotary", qk_norm=True), points(2, 1, 4, 6), torch.tensor([0.3, 0.6])
+    labels = torch.tensor([0, 2])
+    graph = torch.compile(field.forward, backend="eager", fullgraph=True)
+    torch.testing.assert_close(graph(t, x, labels), field(t, x, labels))
+
+
 def test_precision():
     field, x = small(qk_norm=True, positions="rotary"), points(2, 1, 4, 6)
     exact = field(0.7, x)

@@ -224,6 +224,14 @@ def test_checkpointing_and_memory_format_change_no_number():
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
+def test_it_compiles_to_one_graph():
+    field, x, t = small(classes=3), points(2, 1, 5, 6), torch.tensor([0.3, 0.6])
+    labels = torch.tensor([0, 2])
+    graph = torch.compile(field.forward, backend="eager", fullgraph=True)
+    torch.testing.assert_close(graph(t, x, labels), field(t, x, labels))
+
+
 def test_precision():
     field, x = small(), points(2, 1, 5, 6)
     exact = field(0.7, x)

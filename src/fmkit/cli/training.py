@@ -73,12 +73,15 @@ def report(
     divergence: Divergence | None = None,
 ) -> dict[str, Any]:
     """The figures and the pictures of a trained flow, in its run folder."""
+    from torch import Tensor
+
     from fmkit.baselines import bits_per_dim
     from fmkit.evaluation import EXACT, above_floor, evaluate, pairing
 
     seed = job.config.seed if seed is None else seed
     figures = evaluate(flow, job.split, seed, dequantizations=dequantizations, divergence=divergence)
-    small = math.prod(job.split.event_shape) <= EXACT  # mixtures of larger images take hours, and say little
+    # Mixtures of larger images take hours, and say little; they need their data in memory.
+    small = math.prod(job.split.event_shape) <= EXACT and isinstance(job.split.train.x, Tensor)
     if small and job.split.levels is not None and figures["bits_per_dim"] is not None:
         figures["baselines_bits_per_dim"] = bits_per_dim(job.split, job.config.seed)
     job.trainer.recall(folder)
