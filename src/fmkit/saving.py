@@ -5,10 +5,11 @@ Tensors are `state.KEY`, the flow's state_dict, and `argument.PLACE`, tensors th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from fmkit import specs
 from fmkit._version import __version__
+from fmkit.arguments import shown
 from fmkit.errors import ConfigError, SavedFileError
 
 if TYPE_CHECKING:
@@ -28,10 +30,13 @@ FORMAT = 1
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
     """Write tensors and a JSON header to `path` atomically: a temporary file beside it, fsync, rename."""
-    path = Path(path)
+    write_bytes(Path(path), as_bytes(tensors, header))
+
+
+def as_bytes(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> bytes:
+    """What `write_tensors` writes."""
     kept = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    data = safetensors.torch.save(kept, {"fmkit": json.dumps(header)})
-    write_bytes(path, data)
+    return safetensors.torch.save(kept, {"fmkit": json.dumps(header)})
 
 
 def reason(error: Exception) -> str:
@@ -39,8 +44,17 @@ def reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
+def write_bytes(path: Path, data: bytes, ready: Callable[[], None] | None = None) -> None:
+    """Write a file whole or not at all, also through a loss of power.
+
+    Args:
+        path: the file.
+        data: its bytes.
+        ready: called when they are on the disk under another name, before they get this one.
+
+    Raises:
+        SavedFileError: if it cannot be written; a file that was there before is untouched.
+    """
     try:
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except (OSError, ValueError) as error:
@@ -51,12 +65,38 @@ def write_bytes(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
+        if ready is not None:
+            ready()
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     except BaseException as error:  # an interruption too leaves nothing behind
-        Path(temporary).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder may have gone
+            Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise SavedFileError(f"cannot write {path}: {reason(error)}") from error
         raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in the folder outlast a loss of power; only POSIX systems open folders."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def parse_json(text: str) -> Any:
+    """JSON from a file that anyone may have made.
+
+    Raises:
+        ValueError: if it is none, or nested deeper than anything fmkit writes.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("JSON nested too deep") from None
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -65,21 +105,35 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         SavedFileError: if it is missing, damaged, or not fmkit's.
     """
+    with _opened(path) as (file, header):
+        return {key: file.get_tensor(key) for key in file.keys()}, header  # noqa: SIM118 - not a mapping
+
+
+def read_shapes(path: str | Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
+    """As `read_tensors`, but the tensors' shapes only, which takes no memory to speak of."""
+    with _opened(path) as (file, header):
+        return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}, header  # noqa: SIM118
+
+
+@contextlib.contextmanager
+def _opened(path: str | Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """A file written by `write_tensors`, and its header."""
     path = Path(path)
     if not _is_file(path):
         raise SavedFileError(f"there is no file {path}")
     try:
         with safetensors.safe_open(path, "pt") as file:
-            header = json.loads((file.metadata() or {})["fmkit"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+            header = parse_json((file.metadata() or {})["fmkit"])
+            if not isinstance(header, dict) or header.get("format") != FORMAT:
+                got = header.get("format") if isinstance(header, dict) else header
+                raise SavedFileError(f"{path} has format {shown(got)}; fmkit {__version__} reads format {FORMAT}")
+            yield file, header
     except KeyError:
         raise SavedFileError(f"{path} is a safetensors file, and not one that fmkit wrote") from None
+    except SavedFileError:
+        raise
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise SavedFileError(f"{path} is damaged or no safetensors file: {error}") from error
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        got = header.get("format") if isinstance(header, dict) else header
-        raise SavedFileError(f"{path} has format {got!r}; fmkit {__version__} reads format {FORMAT}")
-    return tensors, header
 
 
 def _is_file(path: Path) -> bool:

@@ -1,7 +1,7 @@
 """The state of a run: all that changes while it trains, and how it is written down and taken up again.
 
-    folder/checkpoints/step_00000500.safetensors     the whole state after 500 steps
-    folder/metrics.jsonl                             one line a record; no clock in it, so runs can be compared
+    folder/checkpoints/     the whole state after some steps; see `fmkit.training.checkpoint`
+    folder/metrics.jsonl    one line a record; no clock in it, so runs can be compared
 
 A checkpoint remembers how long the metrics file was. Resuming cuts it there and goes on, so no line is missing or
 twice, however the run before ended.
@@ -9,12 +9,12 @@ twice, however the run before ended.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import math
 import os
 import time
-import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,9 @@ from fmkit._version import __version__
 from fmkit.arguments import check_count, shown
 from fmkit.errors import ArgumentError, SavedFileError, TrainingError
 from fmkit.parts import Part
-from fmkit.saving import FORMAT, read_tensors, reason, write_tensors
+from fmkit.saving import FORMAT, read_shapes, read_tensors, reason
 from fmkit.specs import describe
+from fmkit.training.checkpoint import Checkpoints
 from fmkit.training.optimizer import FusedAdamW
 from fmkit.training.settings import Settings
 
@@ -46,6 +47,8 @@ class Run:
         scaler: the gradient scaler of float16, disabled else.
         step: steps done.
         folder: where the run is kept, or None.
+        checkpoints: those in the folder, or None.
+        validated: the step of the last validation loss, and the loss.
     """
 
     def __init__(
@@ -66,6 +69,8 @@ class Run:
         self.step = 0
         self.total, self.counted = torch.zeros((), dtype=torch.float64, device=self.device), 0
         self.folder = None if folder is None else Path(folder)
+        self.checkpoints = None if self.folder is None else Checkpoints(self.folder)
+        self.validated: tuple[int, float] | None = None
         self._metrics: Any = None
 
     @property
@@ -111,10 +116,10 @@ class Run:
             TrainingError: if the folder holds a run and `resume` is False.
             SavedFileError: if the folder cannot be written, or its checkpoints do not fit this run.
         """
-        if self.folder is None:
+        if self.folder is None or self.checkpoints is None:
             return
         try:
-            (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+            self.checkpoints.open()
             metrics = self.folder / "metrics.jsonl"
             if metrics.exists() and not resume:
                 raise TrainingError(f"{self.folder} holds a run already; resume it, or choose another folder")
@@ -131,14 +136,28 @@ class Run:
     def close(self) -> None:
         """Leave the run folder; the run's own state stays."""
         if self._metrics is not None:
-            self._metrics.close()
+            with contextlib.suppress(OSError):  # what could not be written has been said
+                self._metrics.close()
             self._metrics = None
 
     def record(self, line: dict[str, Any]) -> None:
-        """Append one line to the metrics."""
+        """Append one line to the metrics.
+
+        Raises:
+            SavedFileError: if it cannot be written.
+        """
         if self._metrics is not None:
-            self._metrics.write(json.dumps(line).encode() + b"\n")
-            self._metrics.flush()
+            try:
+                self._metrics.write(json.dumps(line).encode() + b"\n")
+                self._metrics.flush()
+            except OSError as error:
+                raise SavedFileError(self._lost(f"cannot write {self._metrics.name}: {reason(error)}")) from error
+
+    def _lost(self, said: str) -> str:
+        """An error of writing, and what is left."""
+        files = self.checkpoints.files() if self.checkpoints is not None else []
+        kept = f"the last good checkpoint is {files[0]}; resume from it" if files else "there is no checkpoint yet"
+        return f"{said} (step {self.step}); {kept}"
 
     def check_weights(self) -> None:
         """Refuse to keep, or to hand over, weights that a non-finite gradient has spoilt.
@@ -162,11 +181,13 @@ class Run:
             yield done
 
     def checkpoint(self) -> None:
-        """Write the whole state, atomically, and drop checkpoints beyond the last `keep`."""
-        if self.folder is None:
+        """Write the whole state, atomically, and drop checkpoints beyond the last `keep` and the best.
+
+        Raises:
+            SavedFileError: if it cannot be written: a full disk, a folder that has gone. Those before are untouched.
+        """
+        if self.checkpoints is None:
             return
-        if self._metrics is not None:
-            os.fsync(self._metrics.fileno())
         header = {
             "format": FORMAT,
             "fmkit": __version__,
@@ -178,21 +199,14 @@ class Run:
             "counted": self.counted,
             "scaler": self.scaler.state_dict(),
         }
-        write_tensors(self._file(self.step), self._tensors(), header)
-        for old in self._checkpoints()[self.settings.keep :]:
-            old.unlink(missing_ok=True)
-
-    def _file(self, step: int) -> Path:
-        return self._checkpoint_folder / f"step_{step:08d}.safetensors"
-
-    def _checkpoints(self) -> list[Path]:
-        """Newest first."""
-        return sorted(self._checkpoint_folder.glob("step_*.safetensors"), reverse=True)
-
-    @property
-    def _checkpoint_folder(self) -> Path:
-        assert self.folder is not None  # asked for only where there is one
-        return self.folder / "checkpoints"
+        loss = self.validated[1] if self.validated is not None and self.validated[0] == self.step else None
+        try:
+            if self._metrics is not None:
+                os.fsync(self._metrics.fileno())
+            self.checkpoints.write(self.step, self._tensors(), header, self.settings.keep, loss)
+        except (OSError, SavedFileError) as error:
+            said = str(error) if isinstance(error, SavedFileError) else f"cannot write {self.folder}: {reason(error)}"
+            raise SavedFileError(self._lost(said)) from error
 
     def _modules(self) -> dict[str, torch.nn.Module]:
         return {"network": self.network, "ema": self.ema, **self.parts}
@@ -207,14 +221,12 @@ class Run:
 
     def _load_newest(self) -> int:
         """Take up the newest checkpoint there is; the length of the metrics file it knows of."""
-        for path in self._checkpoints():
-            try:
-                tensors, header = read_tensors(path)
-            except SavedFileError as error:
-                warnings.warn(f"{error}; going on from the checkpoint before it", stacklevel=4)
-                continue
+        assert self.checkpoints is not None  # asked for only where there is a folder
+        for path, header in self.checkpoints.sound():
             _check_header(header, path)
             self._check(header, path)
+            self._check_shapes(path)
+            tensors, _ = read_tensors(path)
             for prefix, module in self._modules().items():
                 part = {k.removeprefix(f"{prefix}."): v for k, v in tensors.items() if k.startswith(f"{prefix}.")}
                 try:
@@ -233,7 +245,9 @@ class Run:
             self.total = _taken(tensors, "total", torch.Size(), path).to(self.device)
             self.counted = header["counted"]
             self.step = header["step"]
+            self.checkpoints.set_aside(path)
             return int(header["metrics_bytes"])
+        self.checkpoints.set_aside(None)
         return 0
 
     def _check(self, header: dict[str, Any], path: Path) -> None:
@@ -247,19 +261,24 @@ class Run:
             if header["parts"].get(key) != part:
                 raise SavedFileError(f"{path} was trained with {key} = {header['parts'].get(key)}, this run has {part}")
 
+    def _check_shapes(self, path: Path) -> None:
+        """Refuse other networks before they take memory."""
+        shapes, _ = read_shapes(path)
+        for prefix in ("network", "ema"):
+            for key, value in self._modules()[prefix].state_dict().items():
+                got, name = shapes.get(f"{prefix}.{key}"), f"{prefix}.{key}"
+                if got is not None and isinstance(value, Tensor) and got != tuple(value.shape):
+                    raise SavedFileError(f"{path} has shape {got} for {name}, this run has {tuple(value.shape)}")
+
     def _described(self) -> dict[str, Any]:
         """The parts as plain data; their tensors are in the checkpoint itself, or in the data."""
         return {key: describe(part, {}, key) for key, part in self.parts.items()}
 
 
 def part_of_newest(folder: Path, part: str) -> dict[str, Tensor]:
-    """The state of one part in the newest checkpoint of a run folder; empty where there is no checkpoint.
-
-    Raises:
-        SavedFileError: if the checkpoint is damaged.
-    """
-    files = sorted((folder / "checkpoints").glob("step_*.safetensors"))
-    tensors = read_tensors(files[-1])[0] if files else {}
+    """The state of one part in the newest sound checkpoint of a run folder; empty where there is none."""
+    newest = next((path for path, _ in Checkpoints(folder).sound()), None)
+    tensors = read_tensors(newest)[0] if newest is not None else {}
     return {k.removeprefix(f"{part}."): v for k, v in tensors.items() if k.startswith(f"{part}.")}
 
 

@@ -30,6 +30,7 @@ from fmkit.training.batches import batches_of
 from fmkit.training.callbacks import Callback, Progress
 from fmkit.training.compiled import compiled_step
 from fmkit.training.floors import LossFloor, floor_of
+from fmkit.training.interruption import Interruption
 from fmkit.training.pairing import Pairing
 from fmkit.training.settings import Settings
 from fmkit.training.state import Run, part_of_newest
@@ -100,6 +101,9 @@ class Trainer:
         Raises:
             ArgumentError: if the data is not what it should be.
             TrainingError: if the loss is no longer finite, or `folder` holds a run and `resume` is False.
+            SavedFileError: if the folder cannot be written; the last good checkpoint is kept.
+            KeyboardInterrupt: after Ctrl-C, when the step under way is done and saved.
+            SystemExit: with code 143 after SIGTERM, likewise.
         """
         data = _as_data(data, cond)
         if initial is not None:
@@ -122,7 +126,9 @@ class Trainer:
         self._tell("on_start", run)
         self._least = self._find_least(run, data, source, coupling)
         global_state = torch.get_rng_state()
+        stop = Interruption()
         try:
+            stop.listen()
             self.field.train()
             for batch in pairing.pairs(batches, run.step, s.steps) if run.step < s.steps else ():
                 loss = self._step(run, batch)
@@ -137,7 +143,10 @@ class Trainer:
                     run.checkpoint()
                 if run.step == s.steps:
                     break
+                if stop.signal:
+                    stop.leave(run)
         finally:
+            stop.restore()
             torch.set_rng_state(global_state)
             self._tell("on_end", run)
             run.close()
@@ -286,6 +295,7 @@ class Trainer:
             losses.append(self._loss(run.ema, batch, run, k, "validation-objective"))
         run.ema.train(was_training)
         record = {"step": run.step, "validation_loss": torch.stack(losses).mean().item()}
+        run.validated = (run.step, record["validation_loss"])
         run.record(record)
         self._tell("on_log", run, record)
 

@@ -1,0 +1,25 @@
+"""A few kills in the suite; `python tests/faults/kills.py 100` is the long form."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+import kills
+
+
+@pytest.mark.slow
+def test_killed_runs_end_as_the_unbroken_one(tmp_path):
+    counts = kills.campaign(tmp_path, kills=3)
+    assert counts.kills == 3
+
+
+def test_the_comparison_sees_one_bit(tmp_path):
+    for name in ("whole", "cut"):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+        for file in ("metrics.jsonl", "flow.safetensors", "checkpoints/step_00000001.safetensors"):
+            (tmp_path / name / file).write_bytes(b"\x00\x01")
+    assert not kills.differences(tmp_path / "whole", tmp_path / "cut")
+    (tmp_path / "cut/checkpoints/step_00000001.safetensors").write_bytes(b"\x00\x03")
+    assert kills.differences(tmp_path / "whole", tmp_path / "cut") == ["checkpoints/step_00000001.safetensors"]
