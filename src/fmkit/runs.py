@@ -1,18 +1,21 @@
 """Run folders: what a run leaves behind, and how it is found again.
 
 config.yaml          the whole configuration; `fmkit train config.yaml` repeats the run
-run.json             versions, machine, the words of the command line
+run.json             versions, machine, the words of the command line, the git revision they were given in
 metrics.jsonl        one record a line: step, loss, lr; validation_loss
-checkpoints/         the state of training, for resuming
+checkpoints/         the state of training, for resuming: the last ones, and the best by validation loss
+checkpoints.json     their checksums
 flow.safetensors     the trained flow
 metrics.json         the figures of `fmkit evaluate`
 samples.png          64 samples        curves.png    the losses over steps
+report.html          the page of `fmkit report`
 """
 
 from __future__ import annotations
 
 import json
 import platform
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +27,7 @@ from fmkit.errors import ConfigError, SavedFileError
 from fmkit.saving import reason, write_bytes
 
 CONFIG, FLOW, METRICS, LINES = "config.yaml", "flow.safetensors", "metrics.json", "metrics.jsonl"
+FACTS = "run.json"
 
 
 def choose(name: str, base: Path = Path("runs")) -> Path:
@@ -69,8 +73,19 @@ def begin(folder: Path, job: Job, words: Sequence[str]) -> None:
         "threads": torch.get_num_threads(),
         "device": job.trainer.settings.device,
         "plugins": plugins_used(),
+        "git": revision(),
     }
-    write_json(folder / "run.json", facts)
+    write_json(folder / FACTS, facts)
+
+
+def revision() -> str | None:
+    """The git revision of the working folder, with "+changes" where files differ from it; None where there is none."""
+    try:
+        asked = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"]
+        answer = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None
 
 
 def plugins_used() -> dict[str, str]:

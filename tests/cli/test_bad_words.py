@@ -40,10 +40,11 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def damaged(trained, tmp_path):
-    """A copy that stopped before its end."""
+    """A copy that stopped before its end; without checksums, which a forger would not leave wrong."""
     folder = tmp_path / "damaged"
     shutil.copytree(trained, folder)
     (folder / "flow.safetensors").unlink()
+    (folder / "checkpoints.json").unlink()
     return folder
 
 

@@ -39,6 +39,7 @@ def test_a_run_folder_is_complete_and_repeats_itself(moons, tmp_path, capsys):
         "metrics.jsonl",
         "metrics.json",
         "checkpoints",
+        "checkpoints.json",
         "flow.safetensors",
         "samples.png",
         "curves.png",

@@ -1,4 +1,4 @@
-"""The commands: train, sample, evaluate, plugins, config, bench."""
+"""The commands: train, sample, evaluate, report, runs, plugins, config, bench."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ bench = typer.Typer(help="Published tables, measured again.", no_args_is_help=Tr
 app.add_typer(plugins, name="plugins")
 app.add_typer(config, name="config")
 app.add_typer(bench, name="bench")
+runs = typer.Typer(help="Run folders.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(runs, name="runs")
 
 
 def _version(wanted: bool) -> None:
@@ -98,6 +100,43 @@ def evaluate(
 
     figures = evaluate_run(run, seed, k, divergence)
     _answer(figures) if as_json else show(figures)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="report.html in the run folder by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write one page about a run: curves, samples, figures, configuration. It needs no network."""
+    from fmkit.cli.runs import report as write
+
+    facts = write(run, out or run / "report.html")
+    _answer(facts) if as_json else typer.echo(facts["out"])
+
+
+@runs.command("list")
+def runs_list(
+    base: Annotated[Path, typer.Argument(help="A folder of runs.")] = Path("runs"), as_json: Json = False
+) -> None:
+    """The runs in a folder."""
+    from fmkit.cli.runs import listing
+
+    rows = listing(base)
+    if as_json:
+        _answer(rows)
+        return
+    for row in rows:
+        loss = "" if row["loss"] is None else f"  loss {row['loss']:.4f}"
+        typer.echo(f"{row['run']}  {row['step']} steps, {'finished' if row['finished'] else 'not finished'}{loss}")
+
+
+@runs.command("show")
+def runs_show(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+    """What is known of a run: steps, environment, checkpoints, figures; in JSON."""
+    from fmkit.cli.runs import details
+
+    _answer(details(run))
 
 
 @plugins.command("list")

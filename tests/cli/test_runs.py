@@ -1,0 +1,109 @@
+"""Run folders, listed and shown, and the page about one: whole, still, and safe to open."""
+
+import html.parser
+import json
+import re
+
+import pytest
+import torch
+
+import fmkit
+from fmkit import runs
+from fmkit.cli import main
+
+HOSTILE = "</pre><script>alert(1)</script>&'\""
+
+
+class Page(html.parser.HTMLParser):
+    """The tags of a page and the addresses it names."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.addresses, self.text = [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.addresses += [value for key, value in attributes if key in ("src", "href", "xlink:href", "action")]
+        assert not any(key.startswith("on") for key, _ in attributes)
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def run(*words):
+    with pytest.raises(SystemExit) as left:
+        main(list(words))
+    return left.value.code
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A run that was killed: hostile texts wherever there can be texts."""
+    made = tmp_path / "runs" / "moons"
+    made.mkdir(parents=True)
+    (made / runs.CONFIG).write_text(f"data: moons  # {HOSTILE}\n")
+    (made / runs.FACTS).write_text(json.dumps({"fmkit": HOSTILE, HOSTILE: [HOSTILE]}))
+    lines = [{"step": k, "loss": 2.0 / k, HOSTILE: k, "broken": float("nan")} for k in (1, 2, 4)]
+    (made / runs.LINES).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (made / runs.METRICS).write_text(json.dumps({"nfe": 12.0, "nothing": None}))
+    return made
+
+
+def test_the_page_runs_nothing_and_asks_for_nothing(folder, capsys):
+    (folder / "samples.png").write_bytes(b"png")
+    assert run("report", str(folder)) == 0
+    text = (folder / "report.html").read_text()
+    page = Page(text)
+    assert "script" not in page.tags
+    assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
+    assert len(page.addresses) == 1
+    assert HOSTILE in page.text  # shown, as a text
+    assert "default-src 'none'" in text
+
+
+def test_a_curve_has_its_points_where_they_belong(folder):
+    run("report", str(folder))
+    text = (folder / "report.html").read_text()
+    # Steps 1, 2, 4 over 640, losses 2, 1, 0.5 over 160, upwards.
+    assert '<polyline points="0.0,0.0 213.3,106.7 640.0,160.0"/>' in text
+
+
+def test_every_way_is_drawn_from_its_start_to_its_end(folder):
+    torch.manual_seed(0)
+    flow = fmkit.Flow(fmkit.sources.Gaussian(), fmkit.fields.MLP(2, width=8), event_shape=2)
+    flow.save(folder / runs.FLOW)
+    assert run("report", str(folder)) == 0
+    text = (folder / "report.html").read_text()
+    ways = re.findall(r'class="way" points="([^"]*)"', text)
+    assert len(ways) == 128
+    ends = [tuple(map(float, end)) for end in re.findall(r'cx="([^"]*)" cy="([^"]*)"', text)]
+    for way, end in zip(ways, ends, strict=True):
+        points = [tuple(map(float, p.split(","))) for p in way.split()]
+        assert len(points) == 21
+        assert points[-1] == end
+
+
+def test_runs_are_listed_and_shown(folder, capsys):
+    (folder.parent / "other").mkdir()
+    assert run("runs", "list", str(folder.parent), "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == [{"run": str(folder), "step": 4, "finished": False, "loss": 0.5}]
+    assert run("runs", "show", str(folder)) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["checkpoints"] == []
+    assert shown["best"] is None
+    assert shown["figures"]["nfe"] == 12.0
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[1]", "{"])
+def test_damaged_files_are_said(folder, text, capsys):
+    (folder / runs.METRICS).write_text(text)
+    assert run("report", str(folder)) == 2
+    assert "metrics.json is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [("report",), ("runs", "show"), ("runs", "list")])
+def test_a_folder_without_a_run_is_a_mistake(tmp_path, words, capsys):
+    assert run(*words, str(tmp_path / "nothing")) == 2
+    assert capsys.readouterr().err.count("\n") == 1
