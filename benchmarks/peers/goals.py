@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from benchmarks.peers.results import Row, Spread, ratios
-from benchmarks.peers.sampling import at_equal_error
+from benchmarks.peers.sampling import COMPILED, at_equal_error
 
 Measured = Callable[[Sequence[Row]], list[tuple[str, Spread]]]
 
@@ -94,6 +94,12 @@ TRAINING = (
     ),
     Goal(
         "training",
+        "the same, compiled, against torchcfm's loop",
+        1.3,
+        between("training", "fmkit, compiled", "torchcfm"),
+    ),
+    Goal(
+        "training",
         "the compiled step against the eager one",
         1.0,
         between("training", "fmkit, compiled", "fmkit"),
@@ -138,7 +144,13 @@ SAMPLING = (
         "sampling",
         "the fastest method at equal error against flow_matching's",
         1.5,
-        lambda rows: [(f"{work}, error {error:g}", ratio) for work, error, _, _, ratio in at_equal_error(rows)],
+        lambda rows: _at_equal_error(rows, "fmkit"),
+    ),
+    Goal(
+        "sampling",
+        "the same with `compile=True`, against flow_matching's as it is",
+        1.5,
+        lambda rows: _at_equal_error(rows, COMPILED["fmkit"]),
     ),
 )
 DIVERGENCE = (
@@ -160,3 +172,8 @@ GOALS = (*TRAINING, *COUPLED, *PAIRING, *SAMPLING, *DIVERGENCE)
 
 def _wide(row: Row) -> bool:
     return (row.dim or 0) >= 64 and (row.batch or 0) <= 64
+
+
+def _at_equal_error(rows: Sequence[Row], ours: str) -> list[tuple[str, Spread]]:
+    found = at_equal_error(rows, who=(ours, "flow_matching"))
+    return [(f"{work}, error {error:g}", ratio) for work, error, _, _, ratio in found]

@@ -3,6 +3,8 @@
 A solver's setting (steps, or a tolerance) has an error, from a reference, and a time. Between two settings of a method
 both follow a power law, so its time at any error in between is read off the line through the two in logarithms; a
 library's time at that error is that of its fastest method.
+
+Each library also runs with its field compiled: fmkit by its switch, flow_matching by a model that its user compiled.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,6 +38,8 @@ METHODS = {
     "fmkit": ("euler", "midpoint", "rk3", "rk4", "ab2", "ab3", "ab4", "dopri5"),
     "flow_matching": ("euler", "midpoint", "heun3", "rk4", "explicit_adams", "dopri5"),
 }
+COMPILED = {"fmkit": "fmkit-compiled", "flow_matching": "flow_matching-compiled"}
+METHODS.update({COMPILED[who]: methods for who, methods in list(METHODS.items())})
 ADAPTIVE = ("dopri5",)
 STAGES = {"midpoint": 2, "rk3": 3, "heun3": 3, "rk4": 4}  # evaluations a step; all others take one
 TRAINING, LEARNED = 2000, "a network"
@@ -42,12 +47,13 @@ EXACT = "8 Gaussians, exactly"
 
 
 class Case(NamedTuple):
-    """What is sampled from: a field, the plain function behind it, and where its starts end."""
+    """What is sampled from: a flow, the plain function behind it, the same compiled, and where its starts end."""
 
     name: str
     batch: int
-    field: fmkit.VectorField
+    flow: fmkit.Flow
     f: Callable[[Tensor, Tensor], Tensor]
+    compiled: Callable[[Tensor, Tensor], Tensor]
     problem: Problem
 
 
@@ -56,27 +62,26 @@ Make = Callable[[Case, str, float], Callable[[], Tensor]]  # (case, method, sett
 
 def contestants(peers: Mapping[str, Any]) -> dict[str, Make]:
     """Who samples."""
-    found: dict[str, Make] = {"fmkit": own}
+    found: dict[str, Make] = {"fmkit": own, COMPILED["fmkit"]: partial(own, compile=True)}
     if "flow_matching" in peers:
-        found["flow_matching"] = lambda case, method, setting: flow_matching(
-            case, method, setting, peers["flow_matching"]
-        )
+        found["flow_matching"] = partial(flow_matching, peer=peers["flow_matching"])
+        found[COMPILED["flow_matching"]] = partial(flow_matching, peer=peers["flow_matching"], compile=True)
     return found
 
 
-def own(case: Case, method: str, setting: float) -> Callable[[], Tensor]:
+def own(case: Case, method: str, setting: float, compile: bool = False) -> Callable[[], Tensor]:
     """By fmkit's flow, as `sample` does it from its starts."""
     cls = registry.load("fmkit.solvers", method)
     solver = cls(setting, setting) if method in ADAPTIVE else cls(steps=int(setting))
-    flow = fmkit.Flow(Gaussian(), case.field, event_shape=case.problem.x0.shape[1:])
-    return lambda: flow.transport(case.problem.x0, 0.0, 1.0, solver=solver)
+    return lambda: case.flow.transport(case.problem.x0, 0.0, 1.0, solver=solver, compile=compile)
 
 
-def flow_matching(case: Case, method: str, setting: float, peer: Any) -> Callable[[], Tensor]:
+def flow_matching(case: Case, method: str, setting: float, peer: Any, compile: bool = False) -> Callable[[], Tensor]:
     """By flow_matching's solver of ODEs; one of adaptive steps asks beyond the end, where there is no field."""
+    f = case.compiled if compile else case.f
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:
-        return case.f((t.clamp(0.0, 1.0) if method in ADAPTIVE else t).expand(len(x)), x)
+        return f((t.clamp(0.0, 1.0) if method in ADAPTIVE else t).expand(len(x)), x)
 
     solver = peer.ODESolver(velocity_model=velocity)
     x0 = case.problem.x0
@@ -93,6 +98,7 @@ def rows(contestants: Mapping[str, Make], *, repeats: int, quick: bool = False) 
         settings = {
             f"{who}, {method}, {setting:g}": (who, method, setting)
             for who in contestants
+            if case.name == LEARNED or who not in COMPILED.values()  # the closed form is no network, and no one graph
             for method in METHODS[who]
             for setting in _settings(method, quick)
         }
@@ -110,7 +116,8 @@ def cases(quick: bool) -> Iterator[Case]:
     for name, field, f in ((EXACT, ring, ring.velocity), (LEARNED, as_field(network), network)):
         for batch in QUICK_BATCHES if quick else BATCHES:
             there = problems.problem("", "condot", "ring", field, ring, batch, 1e-6 if quick else 1e-9)
-            yield Case(name, batch, field, f, there)
+            flow = fmkit.Flow(Gaussian(), field, event_shape=there.x0.shape[1:])
+            yield Case(name, batch, flow, f, torch.compile(f), there)
 
 
 def learned(steps: int) -> Network:
@@ -163,13 +170,15 @@ def _effort(row: Row) -> float:
     return setting if setting >= 1 else 1 / setting
 
 
-def at_equal_error(rows: Sequence[Row], errors: Sequence[float] = ERRORS) -> list[tuple[str, float, str, str, Spread]]:
+def at_equal_error(
+    rows: Sequence[Row], errors: Sequence[float] = ERRORS, who: tuple[str, str] = ("fmkit", "flow_matching")
+) -> list[tuple[str, float, str, str, Spread]]:
     """On every piece of work and at every error that both reach: (work, error, our method, theirs, ratio)."""
     found = []
     for work in dict.fromkeys(row.work for row in rows if row.section == SECTION):
         here = [row for row in rows if row.work == work]
         for error in errors:
-            own, other = (fastest((r for r in here if r.contestant.startswith(f"{who} ")), error) for who in METHODS)
+            own, other = (fastest((r for r in here if r.contestant.startswith(f"{name} ")), error) for name in who)
             if own is not None and other is not None:
                 (mine, ours), (theirs, others) = own, other
                 found.append((f"{work[1]}, batch {work[3]}", error, mine, theirs, spread(others / ours)))

@@ -84,7 +84,8 @@ SECTIONS = (
         and a network of three hidden layers of 64 trained on them, in float64. The error is the root-mean-square
         distance from the end points of a tight reference, in units of the data's spread. Every method runs at many
         settings; its time at an error between two of them is interpolated. First each library's fastest method at an
-        error, then the same method of both.""",
+        error, as they are and with compiled fields (fmkit's by its switch; flow_matching's users compile their model
+        themselves), then the same method of both.""",
         lambda peers, repeats, quick: sampling.rows(sampling.contestants(peers), repeats=repeats, quick=quick),
         lambda rows: [tables.equal_errors(rows), tables.same_methods(rows, SHOWN_SETTINGS)],
     ),

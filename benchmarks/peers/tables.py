@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from benchmarks.peers.goals import Goal
 from benchmarks.peers.results import Row, Spread, ratio, spread
-from benchmarks.peers.sampling import at_equal_error
+from benchmarks.peers.sampling import COMPILED, at_equal_error
 
 
 def table(head: Sequence[str], lines: Iterable[Iterable[str]], words: int = 1) -> str:
@@ -108,12 +108,21 @@ def evaluations(rows: Sequence[Row]) -> str:
 
 
 def equal_errors(rows: Sequence[Row]) -> str:
-    """The fastest method of either library at every error."""
+    """The fastest method of either library at every error, as they are and compiled."""
+    mine, theirs = COMPILED["fmkit"], COMPILED["flow_matching"]
+    against = {
+        who: {(work, error): faster for work, error, _, _, faster in at_equal_error(rows, who=who)}
+        for who in ((mine, "flow_matching"), (mine, theirs))
+    }
     lines = (
-        [work, f"{error:g}", mine.partition(" ")[2], theirs.partition(" ")[2], times(faster)]
-        for work, error, mine, theirs, faster in at_equal_error(rows)
+        [
+            *(work, f"{error:g}", ours.partition(" ")[2], other.partition(" ")[2], times(faster)),
+            *(times(found[work, error]) if (work, error) in found else "" for found in against.values()),
+        ]
+        for work, error, ours, other, faster in at_equal_error(rows)
     )
-    return table(["field", "error", "fmkit's fastest", "flow_matching's fastest", "faster by"], lines, words=4)
+    columns = ["faster by", "with fmkit compiled", "with both compiled"]
+    return table(["field", "error", "fmkit's fastest", "flow_matching's fastest", *columns], lines, words=4)
 
 
 def same_methods(rows: Sequence[Row], settings: Sequence[float]) -> str:

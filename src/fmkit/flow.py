@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fmkit.adjoint import solve_by_adjoint
 from fmkit.arguments import check_count, check_number, checked, shown
+from fmkit.compiling import CompiledProtocol
 from fmkit.divergence import Divergence, ExactDivergence
 from fmkit.errors import ArgumentError, CombinationError
 from fmkit.fields import PredictionField, Rescheduled, VectorField, as_field
@@ -76,6 +77,7 @@ class Flow(Part):
             )
         self.transform = transform
         self.divergence = ExactDivergence() if divergence is None else divergence
+        self._compiled: dict[str, CompiledProtocol] = {}
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -104,6 +106,7 @@ class Flow(Part):
         solver: Solver | None = None,
         generator: torch.Generator | None = None,
         differentiable: Gradients = False,
+        compile: bool = False,
     ) -> Tensor:
         """`(n, *event_shape)` samples.
 
@@ -113,15 +116,17 @@ class Flow(Part):
             solver: instead of the flow's own.
             generator: the only randomness there is.
             differentiable: keep gradients with respect to weights and condition: True, or "adjoint".
+            compile: evaluate the field as a compiled graph: seconds at the first call, less time at every other.
+                Where that is not possible a warning says so, and the field is evaluated as it is.
 
         Raises:
-            ArgumentError: for n below 1, or a condition of another length.
+            ArgumentError: for n below 1, a condition of another length, or gradients through a compiled field.
             CombinationError: for a solver that needs what the field does not offer.
             SolverError: if the integration does not reach its end.
         """
         x0, cond = self._begin(n, cond, generator)
         with self._mode(differentiable):
-            y = self._carried(x0, self.interval, cond, solver, generator, differentiable)
+            y = self._carried(x0, self.interval, cond, solver, generator, differentiable, compile)
             return y if self.transform is None else self.transform.inverse(y)
 
     @checked
@@ -239,11 +244,12 @@ class Flow(Part):
         solver: Solver | None = None,
         generator: torch.Generator | None = None,
         differentiable: Gradients = False,
+        compile: bool = False,
     ) -> Tensor:
         """Points `(B, *event_shape)` carried along the flow from time t0 to t1, forward or backward.
 
         At the data end (t = 1) points are in the user's units, at any other time in the model's. A time in [0, 1]
-        beyond the field's interval means the interval's end.
+        beyond the field's interval means the interval's end. `compile` as in `sample`.
 
         Raises:
             ArgumentError: for a time outside [0, 1], equal times, or points of another shape.
@@ -254,7 +260,7 @@ class Flow(Part):
             if self.transform is not None and begin == self.interval[1]:
                 x = self.transform(x)
             x, cond = x.to(self._precision(x.dtype)), self._condition(cond, len(x))
-            y = self._carried(x, (begin, end), cond, solver, generator, differentiable)
+            y = self._carried(x, (begin, end), cond, solver, generator, differentiable, compile)
             return self.transform.inverse(y) if self.transform is not None and end == self.interval[1] else y
 
     @checked
@@ -279,8 +285,11 @@ class Flow(Part):
         *,
         solver: Solver | None = None,
         generator: torch.Generator | None = None,
+        compile: bool = False,
     ) -> Solution:
         """The whole solution of a sampling run, in the model's units: states at `times`, NFE, steps.
+
+        Arguments are those of `sample`, and
 
         Args:
             n: how many samples.
@@ -289,7 +298,7 @@ class Flow(Part):
         times = self.interval if times is None else [self._inside(t) for t in times]
         x0, cond = self._begin(n, cond, generator)
         with self._mode(False):
-            return self._solve(x0, times, cond, solver, generator)
+            return self._solve(x0, times, cond, solver, generator, compile)
 
     def in_data_units(self, y: Tensor) -> Tensor:
         """Points `(B, *event_shape)` at the data end, as a trajectory ends with, in the user's units.
@@ -359,16 +368,27 @@ class Flow(Part):
             raise ArgumentError(f"t is {t}, expected a time in [0, 1]")
         return min(max(float(t), self.interval[0]), self.interval[1])
 
-    def _bound(self, protocol: str, cond: Any) -> Callable[..., Any]:
+    def _bound(self, protocol: str, cond: Any, compile: bool = False) -> Callable[..., Any]:
         method = getattr(self.field, protocol)
+        if compile:
+            graph = self._compiled.get(protocol)
+            if graph is None or graph.method != method:
+                graph = self._compiled[protocol] = CompiledProtocol(method)
+            return lambda *at: graph(*at, cond)
         return lambda *at: method(*(batch_time(t, at[-1]) for t in at[:-1]), at[-1], cond)
 
     def _solve(
-        self, x: Tensor, times: Sequence[float], cond: Any, solver: Solver | None, generator: torch.Generator | None
+        self,
+        x: Tensor,
+        times: Sequence[float],
+        cond: Any,
+        solver: Solver | None,
+        generator: torch.Generator | None,
+        compile: bool = False,
     ) -> Solution:
         solver = self.solver if solver is None else solver
         check_reads(solver, self.field)
-        return solver.solve(self._bound(solver.reads, cond), x, times, generator=generator)
+        return solver.solve(self._bound(solver.reads, cond, compile), x, times, generator=generator)
 
     def _carried(
         self,
@@ -378,10 +398,13 @@ class Flow(Part):
         solver: Solver | None,
         generator: torch.Generator | None,
         differentiable: Gradients,
+        compile: bool,
     ) -> Tensor:
         """The end of x, with the gradients asked for."""
+        if compile and differentiable:
+            raise ArgumentError(f"compile is True and differentiable {differentiable!r}; a compiled field keeps none")
         if differentiable != "adjoint":
-            return self._solve(x, times, cond, solver, generator).final
+            return self._solve(x, times, cond, solver, generator, compile).final
         solver = self.solver if solver is None else solver
         check_reads(solver, self.field)
         return solve_by_adjoint(solver, self._bound(solver.reads, cond), x, times, self._inputs(cond))

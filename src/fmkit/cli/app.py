@@ -71,12 +71,13 @@ def sample(
     guidance: Annotated[float | None, typer.Option(help="Scale of classifier-free guidance.")] = None,
     seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
     log_prob: Annotated[bool, typer.Option("--log-prob", help="Write log-densities too (.npz, .csv).")] = False,
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the field first: for many samples.")] = False,
     as_json: Json = False,
 ) -> None:
     """Draw samples from a trained flow."""
     from fmkit.cli.sampling import sample_run
 
-    facts = sample_run(run, n, out, solver, steps, label, guidance, seed, log_prob)
+    facts = sample_run(run, n, out, solver, steps, label, guidance, seed, log_prob, compile)
     if as_json:
         _answer(facts)
     else:

@@ -22,6 +22,7 @@ def sample_run(
     guidance: float | None,
     seed: int,
     log_prob: bool,
+    compile: bool = False,
 ) -> dict[str, Any]:
     """Draw samples and write them; what was done."""
     from fmkit.randomness import stream
@@ -39,7 +40,7 @@ def sample_run(
     generator = stream(seed, "samples", device=flow.device)
     facts: dict[str, Any] = {"n": n, "out": str(out), "seed": seed}
     # One integration for the NFE and the samples both; a log-density needs its own, augmented one.
-    solution = flow.trajectory(n, cond=label, solver=chosen, generator=generator)
+    solution = flow.trajectory(n, cond=label, solver=chosen, generator=generator, compile=compile)
     x = flow.in_data_units(solution.final)
     facts["nfe"] = solution.nfe.double().mean().item()
     densities = flow.log_prob(x, cond=label) if log_prob else None

@@ -188,7 +188,7 @@ class AffinePath(ProbabilityPath):
         whole = _determinant(rows)
         return [_determinant([*rows[:i], target, *rows[i + 1 :]]) / whole for i in range(size)]
 
-    @functools.lru_cache(maxsize=32)  # noqa: B019 - a handful of entries per path, and a path lives as long as a run
+    @torch.compiler.assume_constant_result  # a compiled graph holds the two numbers
     def determined(self, want: str, *given: str) -> tuple[float, float]:
         """The part of the interval on which the state and the views `given` determine the one wanted.
 
@@ -198,6 +198,10 @@ class AffinePath(ProbabilityPath):
         Raises:
             CombinationError: if they determine it nowhere, because two of them say the same.
         """
+        return self._determined(want, *given)
+
+    @functools.lru_cache(maxsize=32)  # noqa: B019 - a handful of entries per path, and a path lives as long as a run
+    def _determined(self, want: str, *given: str) -> tuple[float, float]:
         low, high = self.interval
         size = self._latents
         t = torch.linspace(low, high, 9, dtype=torch.float64)

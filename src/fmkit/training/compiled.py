@@ -10,7 +10,6 @@ What draws random numbers inside, as dropout does, draws others than without com
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad_and_value
 
+from fmkit.compiling import warn_of
 from fmkit.fields import ask
 from fmkit.objectives import Objective, Question
 from fmkit.training.settings import Settings
@@ -96,9 +96,8 @@ class CompiledStep:
 
     def _fall_back(self, error: Exception) -> None:
         self.failed = True
-        said = str(error).strip().splitlines() or [""]
-        _without(f"{type(error).__name__}: {said[0]}")
+        _without(error)
 
 
-def _without(reason: str) -> None:
-    warnings.warn(f"the step cannot be compiled ({reason}); the run goes on without", stacklevel=4)
+def _without(reason: Exception | str) -> None:
+    warn_of("the step", reason, "is taken as it is", stacklevel=4)

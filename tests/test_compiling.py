@@ -1,0 +1,145 @@
+"""Samples of a compiled field are those of the field, to rounding; without a compiler they are those of the field."""
+
+import copy
+import functools
+
+import pytest
+import torch
+
+import fmkit
+from fmkit.errors import ArgumentError
+from fmkit.fields import ClassifierFree
+from fmkit.randomness import stream
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """torch.compile without the making of kernels, and how often something was traced."""
+    made = []
+
+    def counting(graph, inputs):
+        made.append(graph)
+        return graph.forward
+
+    compiled = functools.partial(torch.compile, backend=counting)
+    monkeypatch.setattr("fmkit.compiling.torch.compile", compiled)
+    yield made
+    torch._dynamo.reset()
+
+
+def flow_of(objective=None, path=None, dtype=torch.float32, classes=3, solver=None):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = fmkit.fields.MLP(2, width=8, depth=1, classes=classes)
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    objective = fmkit.objectives.VelocityMatching() if objective is None else objective
+    path = fmkit.paths.CondOT() if path is None else path
+    known = {"source": fmkit.sources.Gaussian(), "coupling": fmkit.couplings.Independent()}
+    field = objective.field(network, path, **known)
+    start = path.start(fmkit.sources.Gaussian(), field.interval[0])
+    return fmkit.Flow(start, field, fmkit.solvers.RK4(5) if solver is None else solver, 2).to(dtype)
+
+
+def sampled(flow, n=6, cond=None, **options):
+    return flow.sample(n, cond, generator=stream(0, "test"), **options)
+
+
+NOISE = dict(objective=fmkit.objectives.NoisePrediction(), path=fmkit.paths.VariancePreserving())
+FLOWS = {
+    "RK4": {},
+    "AB3": {"solver": fmkit.solvers.AB3(6)},
+    "dopri5": {"solver": fmkit.solvers.Dopri5(1e-3, 1e-3)},
+    "scipy": {"solver": fmkit.solvers.DOP853(1e-3, 1e-3)},
+    "noise": NOISE,
+    "SDE": {**NOISE, "solver": fmkit.solvers.EulerMaruyama(5)},
+    "float64": {"dtype": torch.float64},
+}
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_samples_are_the_same_to_rounding(traced, name):
+    flow = flow_of(**FLOWS[name])
+    for cond in (None, torch.arange(6) % 3):
+        plain, compiled = (sampled(flow, cond=cond, compile=compile) for compile in (False, True))
+        assert compiled.dtype == plain.dtype
+        torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-4)
+    assert traced
+
+
+def test_guidance_too(traced):
+    flow = flow_of()
+    guided = fmkit.Flow(flow.start, ClassifierFree(flow.field, 2.0), flow.solver, 2)
+    plain, compiled = (sampled(guided, cond=1, compile=compile) for compile in (False, True))
+    torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(plain, sampled(flow, cond=1))
+
+
+def test_it_is_compiled_once_for_a_shape(traced):
+    flow = flow_of()
+    first = sampled(flow, compile=True)
+    n = len(traced)
+    assert n == 1
+    assert torch.equal(sampled(flow, compile=True), first)
+    flow.transport(first, compile=True)
+    assert len(traced) == n
+
+
+def test_the_weights_are_those_of_now_and_a_copy_has_its_own(traced):
+    flow = flow_of()
+    before = sampled(flow, compile=True)
+    twin = copy.deepcopy(flow)
+    with torch.no_grad():
+        for p in flow.parameters():
+            p.mul_(0.5)
+    torch.testing.assert_close(sampled(flow, compile=True), sampled(flow), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(sampled(twin, compile=True), before, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(sampled(flow, compile=True), before, atol=1e-3)
+    flow.field = twin.field
+    torch.testing.assert_close(sampled(flow, compile=True), before, rtol=1e-4, atol=1e-4)
+
+
+def test_it_is_not_saved(traced, tmp_path):
+    flow = flow_of()
+    first = sampled(flow, compile=True)
+    flow.save(tmp_path / "a.flow")
+    torch.testing.assert_close(sampled(fmkit.Flow.load(tmp_path / "a.flow")), first, rtol=1e-4, atol=1e-4)
+
+
+def test_without_a_compiler_the_field_is_called_as_it_is(monkeypatch):
+    def broken(function, **options):
+        def call(*arguments):
+            raise RuntimeError("no C++ compiler found\nsecond line")
+
+        return call
+
+    monkeypatch.setattr("fmkit.compiling.torch.compile", broken)
+    flow = flow_of()
+    said = (
+        r"PredictionField.velocity cannot be compiled \(RuntimeError: no C\+\+ compiler found\) and is called as it is"
+    )
+    with pytest.warns(UserWarning, match=said) as told:
+        assert torch.equal(sampled(flow, compile=True), sampled(flow))
+    assert len(told) == 1
+    assert torch.equal(sampled(flow, compile=True), sampled(flow))  # and it is said once
+
+
+def test_a_mistake_is_told_as_it_is_without(traced):
+    flow = flow_of(classes=None)
+    with pytest.raises(ArgumentError, match="unconditional"):
+        sampled(flow, cond=1)
+    with pytest.warns(UserWarning, match="cannot be compiled"), pytest.raises(ArgumentError, match="unconditional"):
+        sampled(flow, cond=1, compile=True)
+    for differentiable in (True, "adjoint"):
+        with pytest.raises(ArgumentError, match="compile is True and differentiable"):
+            sampled(flow, compile=True, differentiable=differentiable)
+    with pytest.raises(ArgumentError, match="compile is 1, expected True or False"):
+        sampled(flow, compile=1)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch itself
+def test_the_kernels_of_a_real_compiler():
+    flow = flow_of()
+    for n in (6, 9, 17):  # the second size is compiled for any
+        torch.testing.assert_close(sampled(flow, n, compile=True), sampled(flow, n), rtol=1e-4, atol=1e-4)
