@@ -31,6 +31,23 @@ def pytest_configure(config) -> None:
     )
 
 
+@pytest.fixture
+def traced(monkeypatch):
+    """torch.compile with everything but the making of kernels, which takes a compiler and seconds; what was traced."""
+    made, compiled = [], torch.compile
+
+    def counting(graph, inputs):
+        made.append(graph)
+        return graph.forward
+
+    def compile(function, *, backend=None, **options):
+        return compiled(function, backend=counting, **options)
+
+    monkeypatch.setattr("torch.compile", compile)
+    yield made
+    torch._dynamo.reset()
+
+
 class Schedule(NamedTuple):
     """alpha, alpha', the variance of all that is not data, its derivative, and where the path is valid."""
 

@@ -1,7 +1,6 @@
 """Samples of a compiled field are those of the field, to rounding; without a compiler they are those of the field."""
 
 import copy
-import functools
 
 import pytest
 import torch
@@ -10,21 +9,6 @@ import fmkit
 from fmkit.errors import ArgumentError
 from fmkit.fields import ClassifierFree
 from fmkit.randomness import stream
-
-
-@pytest.fixture
-def traced(monkeypatch):
-    """torch.compile without the making of kernels, and how often something was traced."""
-    made = []
-
-    def counting(graph, inputs):
-        made.append(graph)
-        return graph.forward
-
-    compiled = functools.partial(torch.compile, backend=counting)
-    monkeypatch.setattr("fmkit.compiling.torch.compile", compiled)
-    yield made
-    torch._dynamo.reset()
 
 
 def flow_of(objective=None, path=None, dtype=torch.float32, classes=3, solver=None):
@@ -138,7 +122,6 @@ def test_a_mistake_is_told_as_it_is_without(traced):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch itself
 def test_the_kernels_of_a_real_compiler():
     flow = flow_of()
     for n in (6, 9, 17):  # the second size is compiled for any

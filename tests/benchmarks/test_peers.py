@@ -127,7 +127,7 @@ def blob():
     return torch.tensor([3.0, -1.0]) + 0.1 * torch.randn(512, 2, generator=torch.Generator().manual_seed(0))
 
 
-def test_every_loop_trains_the_same_network_to_the_same_end(blob, monkeypatch):
+def test_every_loop_trains_the_same_network_to_the_same_end(blob, monkeypatch, traced):
     """From the same weights, by as many steps, all come as near to the exact field as each other."""
     made = []
     network = loops.Task.network
@@ -191,7 +191,7 @@ def test_the_coupled_loops_pair_by_optimal_transport():
 # The command.
 
 
-def test_sections_are_measured_one_by_one_into_the_same_files(tmp_path, monkeypatch):
+def test_sections_are_measured_one_by_one_into_the_same_files(tmp_path, monkeypatch, traced):
     monkeypatch.setattr(packages, "load", standing_in)
     monkeypatch.setattr(training, "BATCHES", (8,))
     monkeypatch.setattr(training, "COUPLED_BATCH", 8)

@@ -173,7 +173,8 @@ def test_the_stages_are_all_seen_and_make_up_the_step(monkeypatch):
     absent = {("bare loop", "drawing the times"), ("bare loop", "the path's points and velocities")}
     for row in rows:
         assert (row.seconds == (0.0, 0.0)) is ((row.contestant, row.case) in absent)
-        assert all(0 <= s < 1 for s in row.seconds)
+        # the first steps are seen by the stopwatches alone, so of very few steps the rest may come out below 0
+        assert all((0 <= s or row.case == profile.REST) and s < 1 for s in row.seconds)
 
 
 def test_a_stage_within_another_counts_once():
@@ -270,7 +271,8 @@ def test_at_equal_error_the_fastest_methods_meet():
 def test_what_is_timed_ends_where_the_flow_does():
     oracle = fmkit.MixtureOracle(fmkit.paths.CondOT(), means=[[1.0, -2.0]], std=0.4)
     problem = problems.problem("", "condot", "", oracle, oracle, 8, 1e-8)
-    case = sampling.Case("", 8, oracle, oracle.velocity, problem)
+    flow = fmkit.Flow(fmkit.sources.Gaussian(), oracle, event_shape=2)
+    case = sampling.Case("", 8, flow, oracle.velocity, oracle.velocity, problem)
     torch.testing.assert_close(
         sampling.own(case, "rk4", 64)(), oracle.flow_map(problem.x0, 0.0, 1.0), rtol=0, atol=1e-6
     )
@@ -290,9 +292,11 @@ def test_the_peer_gets_the_steps_and_tolerances_that_it_is_told():
             return x + self.velocity(x=x, t=torch.tensor(2.0 if options["step_size"] is None else 0.5))
 
     problem = SimpleNamespace(x0=torch.ones(3, 2))
-    case = sampling.Case("", 3, None, lambda t, x: t[:, None] * x, problem)
+    case = sampling.Case("", 3, None, lambda t, x: t[:, None] * x, lambda t, x: 2 * t[:, None] * x, problem)
     peer = SimpleNamespace(ODESolver=Peer)
     assert sampling.flow_matching(case, "midpoint", 8, peer)().unique().tolist() == [1.5]
+    assert sampling.flow_matching(case, "midpoint", 8, peer, compile=True)().unique().tolist() == [2.0]
+    asked.pop()
     assert sampling.flow_matching(case, "dopri5", 1e-3, peer)().unique().tolist() == [2.0]  # never asked beyond t = 1
     assert asked[0]["step_size"] == 1 / 8
     assert (asked[1]["rtol"], asked[1]["atol"]) == (1e-3, 1e-3)

@@ -1,6 +1,5 @@
 """A compiled step is the eager one to rounding, and where it cannot be had the run goes on without."""
 
-import functools
 from contextlib import nullcontext
 
 import pytest
@@ -11,15 +10,6 @@ from fmkit.errors import ArgumentError
 from fmkit.objectives import Loss, Objective, VelocityMatching
 from fmkit.randomness import stream
 from fmkit.training.compiled import CompiledStep
-
-
-@pytest.fixture
-def traced(monkeypatch):
-    """torch.compile with everything but the making of kernels, which takes a compiler and seconds."""
-    compiled = functools.partial(torch.compile, backend="aot_eager")
-    monkeypatch.setattr("fmkit.training.compiled.torch.compile", lambda f, *, backend, **more: compiled(f, **more))
-    yield
-    torch._dynamo.reset()
 
 
 def fit(field=None, objective=None, path=None, cond=None, **settings):
@@ -172,7 +162,6 @@ def test_the_mistake_of_a_network_is_told_as_it_is_without(traced):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch itself
 def test_the_kernels_of_a_real_compiler():
     assert_near(fit(compile=True), fit(), rtol=1e-3, atol=1e-5)
     labels = torch.arange(64) % 3
