@@ -24,7 +24,7 @@ from fmkit.saving import reason
 
 if TYPE_CHECKING:
     from fmkit.data import Split
-    from fmkit.training import Trainer
+    from fmkit.training import Engine, Trainer
 
 PartSpec = str | dict[str, Any]
 DEEPEST = 50  # parts within parts
@@ -38,6 +38,7 @@ class RunConfig(pydantic.BaseModel):
         path, source, coupling, objective, field, solver: the parts of the same names.
         time: the objective's time sampler.
         callbacks: beside the progress bar.
+        engine: what carries the training over processes; by default `ddp` under torchrun or srun, `single` else.
         trainer: `fmkit.Settings`, but for the seed.
         seed: every random draw follows from it.
     """
@@ -53,6 +54,7 @@ class RunConfig(pydantic.BaseModel):
     field: PartSpec = "mlp"
     solver: PartSpec = "dopri5"
     callbacks: list[PartSpec] = []
+    engine: PartSpec | None = None
     trainer: dict[str, Any] = {}
     seed: int = pydantic.Field(0, ge=0)
 
@@ -252,6 +254,7 @@ class Job:
     config: RunConfig
     split: Split
     trainer: Trainer
+    engine: Engine
 
 
 @checked
@@ -281,6 +284,9 @@ def _assemble(config: RunConfig, progress: bool) -> Job:
     objective = build(objectives.Objective, config.objective, "objective", Context(supplied={"time": time}))
     solver = build(solvers.Solver, config.solver, "solver")
     callbacks = [build(training.Callback, c, f"callbacks.{i}") for i, c in enumerate(config.callbacks)]
+    engine = training.engine_of_environment()
+    if config.engine is not None:
+        engine = build(training.Engine, config.engine, "engine")
     objective.check(path, source, coupling)
     dataset = build(data.DataSet, config.data, "data")
     try:
@@ -299,7 +305,7 @@ def _assemble(config: RunConfig, progress: bool) -> Job:
     if progress:
         callbacks = [training.Progress(), *callbacks]
     trainer = training.Trainer(path, network, objective, source, coupling, solver, settings, callbacks)
-    return Job(config, split, trainer)
+    return Job(config, split, trainer, engine)
 
 
 @checked

@@ -47,9 +47,9 @@ def signs_like(x: Tensor, generator: torch.Generator | None, *batch: int) -> Ten
     return coins.to(x.device, x.dtype).mul_(2).sub_(1)
 
 
-def seed_dropout(seed: int, step: int, device: torch.device) -> None:
+def seed_dropout(seed: int, step: int, device: torch.device, rank: int = 0) -> None:
     """Seed what dropout draws from, the global generator: torch gives no other way in."""
-    key = stream_seed(seed, "dropout", step)
+    key = stream_seed(seed, "dropout", step, rank)
     torch.default_generator.manual_seed(key)  # a hundredth of the cost of torch.manual_seed
     if device.type == "cuda":
         torch.cuda.manual_seed(key)

@@ -33,6 +33,8 @@ def schema() -> dict[str, Any]:
         default = {k: v for k, v in whole["properties"][key].items() if k == "default"}
         whole["properties"][key] = {**_kind_schema(kind.group), **default}
     whole["properties"]["callbacks"]["items"] = _kind_schema(training.Callback.group)
+    engine = whole["properties"]["engine"]
+    engine["anyOf"] = [*_kind_schema(training.Engine.group)["anyOf"], {"type": "null"}]
     settings = training.Settings.model_json_schema()
     settings["properties"].pop("seed")
     whole["properties"]["trainer"] = settings

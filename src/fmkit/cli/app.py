@@ -56,7 +56,7 @@ def train(
     from fmkit.cli.training import train_run
 
     figures = train_run(target, words or [], out, resume, quiet=quiet or as_json)
-    if as_json:
+    if as_json and figures:  # only one of several processes has them
         _answer(figures)
 
 

@@ -35,17 +35,27 @@ def layers_of(target: str, words: Sequence[str]) -> tuple[Layers, str, Path | No
 def train_run(target: str, words: Sequence[str], out: Path | None, resume: bool, quiet: bool) -> dict[str, Any]:
     """Train, save, score and draw; the figures."""
     layers, name, folder = layers_of(target, words)
-    if folder is None:
-        folder = out or (runs.newest(name) if resume else runs.choose(name))
-    else:  # a run's own folder means: go on with it
-        folder, resume = out or folder, True
+    if folder is not None:  # a run's own folder means: go on with it
+        out, resume = out or folder, True
     job = assemble(layers, progress=not quiet)
+    with job.engine:
+        return _train(job, name, out, resume, quiet)
+
+
+def _train(job: Job, name: str, out: Path | None, resume: bool, quiet: bool) -> dict[str, Any]:
+    """The figures, in the process that writes; nothing in others."""
+    engine = job.engine
+    chosen = out or (runs.newest(name) if resume else runs.choose(name)) if engine.main else ""
+    folder = Path(engine.tell(str(chosen)))
+    if not engine.main:
+        job.trainer.fit(job.split.train, validation=_validation(job), folder=folder, resume=resume, engine=engine)
+        return {}
     if not resume and (folder / runs.LINES).exists():
         raise ConfigError(f"{folder} holds a run already; add --resume, or choose another folder", "--out")
     runs.begin(folder, job, sys.argv[1:])
     if not quiet:
         print(f"training {name} in {folder}", file=sys.stderr)
-    flow = job.trainer.fit(job.split.train, validation=_validation(job), folder=folder, resume=resume)
+    flow = job.trainer.fit(job.split.train, validation=_validation(job), folder=folder, resume=resume, engine=engine)
     flow.save(folder / runs.FLOW)
     figures = report(flow, job, folder)
     if not quiet:

@@ -2,9 +2,25 @@
 
 from fmkit.randomness import stream
 from fmkit.training.callbacks import Callback, Progress, TensorBoard
+from fmkit.training.distributed import DDP, FSDP
+from fmkit.training.engine import Engine, Single, engine_of_environment
 from fmkit.training.floors import LossFloor
 from fmkit.training.settings import Settings
 from fmkit.training.state import Run
 from fmkit.training.trainer import Trainer
 
-__all__ = ["Callback", "LossFloor", "Progress", "Run", "Settings", "TensorBoard", "Trainer", "stream"]
+__all__ = [
+    "DDP",
+    "FSDP",
+    "Callback",
+    "Engine",
+    "LossFloor",
+    "Progress",
+    "Run",
+    "Settings",
+    "Single",
+    "TensorBoard",
+    "Trainer",
+    "engine_of_environment",
+    "stream",
+]

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from fmkit.arguments import shown
 from fmkit.data.base import Data, as_tensor
-from fmkit.errors import ArgumentError
+from fmkit.errors import ArgumentError, CombinationError
 from fmkit.randomness import stream, stream_seed
 from fmkit.shapes import check_data
 
@@ -42,10 +42,11 @@ class Sampler:
         n: samples in the data.
         batch_size: of a step.
         seed: of the run.
+        part: (r, R): of each batch only the rows r B/R .. (r + 1) B/R, one process's of several.
     """
 
-    def __init__(self, n: int, batch_size: int, seed: int) -> None:
-        self.n, self.batch_size, self.seed = n, batch_size, seed
+    def __init__(self, n: int, batch_size: int, seed: int, part: tuple[int, int] = (0, 1)) -> None:
+        self.n, self.batch_size, self.seed, self.part = n, batch_size, seed, part
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
 
     def indices(self, step: int, steps: int = 1) -> Tensor:
@@ -56,7 +57,8 @@ class Sampler:
             piece = self._permutation(epoch)[offset : offset + left]
             pieces.append(piece)
             position, left = position + len(piece), left - len(piece)
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        whole, (rank, ranks) = pieces[0] if len(pieces) == 1 else torch.cat(pieces), self.part
+        return whole if ranks == 1 else whole.view(steps, ranks, -1)[:, rank].reshape(-1)
 
     def _permutation(self, epoch: int) -> Tensor:
         if epoch != self._epoch:
@@ -71,7 +73,9 @@ class Sampler:
 class InMemory:
     """Batches of tensors that lie on the training device."""
 
-    def __init__(self, data: Data, batch_size: int, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, data: Data, batch_size: int, seed: int, device: torch.device, part: tuple[int, int] = (0, 1)
+    ) -> None:
         self.x = as_tensor(data.x, "data").to(device)
         self.cond = _rows(data.cond, "cond", self.x, device)
         self.x0 = _rows(data.x0, "x0", self.x, device)
@@ -81,7 +85,7 @@ class InMemory:
                 raise ArgumentError(
                     f"pairs have shapes {tuple(self.x0.shape)} and {tuple(self.x.shape)}; need equal ones"
                 )
-        self.sampler, self.device = Sampler(len(self.x), batch_size, seed), device
+        self.sampler, self.device = Sampler(len(self.x), batch_size, seed, part), device
         self.event_shape = tuple(self.x.shape[1:])
         self.steps_at_once = _at_once(batch_size, self.event_shape)
 
@@ -96,11 +100,19 @@ class InMemory:
 class FromDataset:
     """Batches of a map-style Dataset, through a DataLoader with the counting sampler."""
 
-    def __init__(self, dataset: Any, batch_size: int, seed: int, device: torch.device, options: dict) -> None:
+    def __init__(
+        self,
+        dataset: Any,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        options: dict,
+        part: tuple[int, int] = (0, 1),
+    ) -> None:
         if len(dataset) == 0:
             raise ArgumentError("the data set is empty, expected at least one sample")
         self.dataset, self.options, self.device = dataset, options, device
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.seed, self.part = batch_size, seed, part
         first = _samples(default_collate([dataset[0]]), device)
         self.event_shape = _event_shape(first)
         # conditions that are no tensors cannot be put together
@@ -108,7 +120,7 @@ class FromDataset:
 
     def iterate(self, start: int) -> Iterator[Samples]:
         """The batches of steps start, start + 1, ..."""
-        sampler = Sampler(len(self.dataset), self.batch_size, self.seed)
+        sampler = Sampler(len(self.dataset), self.batch_size, self.seed, self.part)
         order = (sampler.indices(step).tolist() for step in itertools.count(start))
         # Workers draw their base seed here; giving it a stream of its own leaves the global one alone.
         generator = torch.Generator().manual_seed(stream_seed(self.seed, "workers", start))
@@ -136,22 +148,29 @@ class Streaming:
         return (_samples(batch, self.device) for batch in itertools.islice(endless, start, None))
 
 
-def batches_of(data: Data, batch_size: int, seed: int, device: torch.device) -> Any:
-    """The batches of whatever the user handed over, in its own precision."""
+def batches_of(data: Data, batch_size: int, seed: int, device: torch.device, part: tuple[int, int] = (0, 1)) -> Any:
+    """The batches of whatever the user handed over, in its own precision; or process r's rows of R's, part (r, R).
+
+    Raises:
+        ArgumentError: if the data is not what it should be.
+        CombinationError: for a part of a stream, of which no process can skip the others' rows.
+    """
     x = data.x
+    if part[1] > 1 and isinstance(getattr(x, "dataset", x), IterableDataset):
+        raise CombinationError("a stream is read whole in every process; leave across_ranks at true")
     if isinstance(x, DataLoader):
         _only_samples(data)
         if isinstance(x.dataset, IterableDataset):
             return Streaming(x, device)
         options = {"num_workers": x.num_workers, "collate_fn": x.collate_fn, "pin_memory": x.pin_memory}
-        return FromDataset(x.dataset, x.batch_size or batch_size, seed, device, options)
+        return FromDataset(x.dataset, x.batch_size or batch_size, seed, device, options, part)
     if isinstance(x, IterableDataset):
         _only_samples(data)
         return Streaming(DataLoader(x, batch_size=batch_size), device)
     if isinstance(x, Dataset):
         _only_samples(data)
-        return FromDataset(x, batch_size, seed, device, {})
-    return InMemory(data, batch_size, seed, device)
+        return FromDataset(x, batch_size, seed, device, {}, part)
+    return InMemory(data, batch_size, seed, device, part)
 
 
 def _at_once(batch_size: int, event_shape: tuple[int, ...]) -> int:

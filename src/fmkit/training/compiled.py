@@ -78,8 +78,8 @@ class CompiledStep:
         # A break in the graph would leave the differentiation outside of it, which is slower than no graph at all.
         self._compiled = torch.compile(grad_and_value(mean_loss), backend=backend, fullgraph=True, dynamic=False)
 
-    def backward(self, question: Question) -> Tensor:
-        """The mean loss of a question, whose gradients are added to those of the weights."""
+    def backward(self, question: Question, share: float = 1.0) -> Tensor:
+        """The mean loss of a question times `share`, whose gradients are added to those of the weights."""
         if not self.failed:
             try:
                 with torch.no_grad():  # grad_and_value differentiates nevertheless, and nothing beyond it is kept
@@ -87,10 +87,12 @@ class CompiledStep:
             except Exception as error:  # whatever a compiler raises; the eager step says it if it is the network's
                 self._fall_back(error)
             else:
+                if share != 1:
+                    torch._foreach_mul_(gradients, share)
                 for parameter, gradient in zip(self.parameters, gradients, strict=True):
                     parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
-                return loss
-        loss = self._eager(self.parameters, question)
+                return loss * share
+        loss = self._eager(self.parameters, question) * share
         loss.backward()
         return loss.detach()
 

@@ -8,6 +8,10 @@ import threading
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from fmkit.training.engine import Engine
+
 if TYPE_CHECKING:
     from fmkit.training.state import Run
 
@@ -48,6 +52,14 @@ class Interruption:
             self._end(number)
         self.signal = number
 
+    def heard(self, engine: Engine, device: torch.device) -> bool:
+        """Whether this process or another was told to stop: all leave after the same step."""
+        if engine.ranks > 1:
+            listed = (signal.SIGTERM, signal.SIGINT)
+            told = engine.sum(torch.tensor([float(self.signal == number) for number in listed], device=device))
+            self.signal = next((int(n) for n, count in zip(listed, told.tolist(), strict=True) if count), 0)
+        return bool(self.signal)
+
     def leave(self, run: Run) -> None:
         """Save the run, say so, and end it.
 
@@ -59,7 +71,8 @@ class Interruption:
         run.checkpoint()
         name = signal.Signals(self.signal).name
         kept = f"saved in {run.folder}; resume to go on" if run.folder else "nothing is saved: there is no run folder"
-        print(f"\n{name} after step {run.step} of {run.steps}: {kept}", file=sys.stderr, flush=True)
+        if run.engine.main:
+            print(f"\n{name} after step {run.step} of {run.steps}: {kept}", file=sys.stderr, flush=True)
         self._end(self.signal)
 
     @staticmethod

@@ -7,6 +7,7 @@ once. Clipping is a division that the kernel does as it reads a gradient.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,13 +41,15 @@ class FusedAdamW(torch.optim.AdamW):
         self._listed: list[_Listed] | None = None
 
     @torch.no_grad()
-    def update(self, clip: float | None = None) -> None:
+    def update(self, clip: float | None = None, add: Callable[[Tensor], Tensor] | None = None) -> None:
         """One step with the gradients there are, scaled down first to a norm of `clip`, all together, if it is greater.
+
+        `add` sums the squared norm over processes that hold parts of the weights.
 
         The first step is torch's own, which makes the state; so is one in which a parameter has no gradient.
         """
         gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        excess = None if clip is None else _excess(gradients, clip)
+        excess = None if clip is None else _excess(gradients, clip, add)
         lean = self._listed is not None and len(gradients) == sum(len(g["params"]) for g in self.param_groups)
         if excess is not None and not (lean and excess.dtype == torch.float32):  # the kernel takes no other
             torch._foreach_div_(gradients, excess)
@@ -90,11 +93,13 @@ class FusedAdamW(torch.optim.AdamW):
         return found
 
 
-def _excess(gradients: list[Tensor], largest: float) -> Tensor:
+def _excess(gradients: list[Tensor], largest: float, add: Callable[[Tensor], Tensor] | None) -> Tensor:
     """What to divide the gradients by: 1, or how many times their norm is greater; the arithmetic of torch's clipping.
 
     `torch.nn.utils.clip_grad_norm_` spends two thirds of its time on sorting gradients by device and precision; here
     there is one of each.
     """
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    if add is not None:
+        norm = add(norm.square()).sqrt()
     return ((norm + 1e-6) / largest).clamp_(min=1.0)

@@ -48,13 +48,21 @@ class Pairing:
         settings: the run's numbers.
         dtype: of the pairs.
         purpose: told apart in the random streams: nothing in training, "validation-" for held-out data.
+        rank: of the process whose own rows the batches hold; told apart in the random streams too.
     """
 
     def __init__(
-        self, data: Data, source: Source, coupling: Coupling, settings: Settings, dtype: torch.dtype, purpose: str = ""
+        self,
+        data: Data,
+        source: Source,
+        coupling: Coupling,
+        settings: Settings,
+        dtype: torch.dtype,
+        purpose: str = "",
+        rank: int = 0,
     ) -> None:
         self.data, self.source, self.coupling = data, source, coupling
-        self.settings, self.dtype, self.purpose = settings, dtype, purpose
+        self.settings, self.dtype, self.purpose, self.rank = settings, dtype, purpose, rank
         self._all: Tensor | None = None
 
     def prepare(self, batches: Any) -> Iterator[float]:
@@ -122,21 +130,20 @@ class Pairing:
 
     def _drawn(self, samples: Samples, number: int) -> Batch:
         """x1 in the model's units and an x0 for each, in the order in which they came."""
-        seed, device = self.settings.seed, samples.x1.device
-        x1 = samples.x1
+        x1, device = samples.x1, samples.x1.device
         if self.data.augment is not None:
-            x1 = self.data.augmented(x1, stream(seed, self.purpose + "augment", number, device=device))
+            x1 = self.data.augmented(x1, self._stream("augment", number, device))
         x1 = self._units(x1)
         if samples.x0 is not None:
             return Batch(samples.x0.to(self.dtype), x1, samples.cond)
-        generator = stream(seed, self.purpose + "source", number, device=device)
+        generator = self._stream("source", number, device)
         x0 = self.source.sample(x1.shape, cond=samples.cond, generator=generator, dtype=x1.dtype, device=device)
         return Batch(x0, x1, samples.cond)
 
     def _coupled(self, drawn: Batch, number: int, steps: int) -> list[Batch]:
         if self._kept:
             return _split(drawn, steps)
-        generator = stream(self.settings.seed, self.purpose + "coupling", number)
+        generator = self._stream("coupling", number)
         i0, i1 = self.coupling.pair(drawn.x0, drawn.x1, None, drawn.cond, generator=generator)
         if len(i1) < steps:
             raise ArgumentError(f"{type(self.coupling).__name__} left {len(i1)} pairs for {steps} steps")
@@ -145,20 +152,22 @@ class Pairing:
     def _from_all(self, step: int, n: int, batches: InMemory) -> Batch:
         """n fresh x0, each with its partner among all of the data."""
         assert self._all is not None  # pairs saw to it
-        seed, device = self.settings.seed, batches.device
         x0 = self._fresh(step, n, self._all)
-        generator = stream(seed, self.purpose + "coupling", step)
+        generator = self._stream("coupling", step)
         i0, i1 = self.coupling.pair(x0, self._all, None, batches.cond, generator=generator)
         if self.data.augment is None:
             x1 = self._all[i1]
         else:
-            generator = stream(seed, self.purpose + "augment", step, device=device)
+            generator = self._stream("augment", step, batches.device)
             x1 = self._units(self.data.augmented(batches.x[i1], generator))
         return Batch(x0[i0], x1, None if batches.cond is None else batches.cond[i1])
 
     def _fresh(self, step: int, n: int, x1: Tensor) -> Tensor:
-        generator = stream(self.settings.seed, self.purpose + "source", step, device=x1.device)
+        generator = self._stream("source", step, x1.device)
         return self.source.sample((n, *x1.shape[1:]), generator=generator, dtype=self.dtype, device=x1.device)
+
+    def _stream(self, purpose: str, number: int, device: torch.device | str = "cpu") -> torch.Generator:
+        return stream(self.settings.seed, self.purpose + purpose, number, self.rank, device)
 
     def _units(self, x: Tensor) -> Tensor:
         if self.data.transform is not None:

@@ -17,7 +17,8 @@ class Settings(pydantic.BaseModel):
 
     Attributes:
         steps: optimizer steps.
-        batch_size: samples a step.
+        batch_size: samples a step, of all processes and passes together.
+        accumulate: passes through the network that a step's batch is divided into, one after the other: less memory.
         lr: AdamW's learning rate after warm-up.
         warmup: steps of linear warm-up from 0.
         decay: of the learning rate after warm-up: to 0 at the last step, or not.
@@ -37,6 +38,10 @@ class Settings(pydantic.BaseModel):
         validate_every: steps between two validation losses.
         checkpoint_every: steps between two checkpoints.
         keep: checkpoints kept.
+        checkpoint_activations: keep no activations inside the network's blocks (the modules in its lists) while
+            training: less memory, a third more time. fmkit's image networks have an option of their own.
+        across_ranks: with several processes, draw and pair the whole batch in each, so that a run does not depend on
+            their number; else each draws and pairs its own rows of it: less to load, and a coupling within a process.
         loss_floor: whether to show how far the loss is above the least possible, where that is known (a second's work).
 
     Raises:
@@ -47,6 +52,7 @@ class Settings(pydantic.BaseModel):
 
     steps: int = Field(1000, ge=1)
     batch_size: int = Field(256, ge=1)
+    accumulate: int = Field(1, ge=1)
     lr: float = Field(1e-3, gt=0, allow_inf_nan=False)
     warmup: int = Field(0, ge=0)
     decay: Literal["constant", "linear", "cosine"] = "constant"
@@ -64,6 +70,8 @@ class Settings(pydantic.BaseModel):
     validate_every: int = Field(500, ge=1)
     checkpoint_every: int = Field(500, ge=1)
     keep: int = Field(2, ge=1)
+    checkpoint_activations: bool = False
+    across_ranks: bool = True
     loss_floor: bool = True
 
     def __init__(self, **values: Any) -> None:

@@ -29,6 +29,7 @@ from fmkit.parts import Part
 from fmkit.saving import FORMAT, read_shapes, read_tensors, reason
 from fmkit.specs import describe
 from fmkit.training.checkpoint import Checkpoints
+from fmkit.training.engine import Engine, Single
 from fmkit.training.optimizer import FusedAdamW
 from fmkit.training.settings import Settings
 
@@ -49,20 +50,30 @@ class Run:
         folder: where the run is kept, or None.
         checkpoints: those in the folder, or None.
         validated: the step of the last validation loss, and the loss.
+        engine: which process this is; rank 0 alone writes.
     """
 
     def __init__(
-        self, settings: Settings, network: torch.nn.Module, parts: dict[str, Part], folder: str | Path | None
+        self,
+        settings: Settings,
+        network: torch.nn.Module,
+        parts: dict[str, Part],
+        folder: str | Path | None,
+        engine: Engine | None = None,
     ) -> None:
-        self.settings, self.network, self.parts = settings, network, parts
+        self.engine = engine or Single()
+        average = copy.deepcopy(network).eval().requires_grad_(False) if settings.ema else None
+        self.network = network = self.engine.spread(network)
+        self.settings, self.parts = settings, parts
         self.device = next((p.device for p in network.parameters()), torch.device("cpu"))
-        self.parameters = [p for p in network.parameters() if p.requires_grad]
+        self.trained = [p for p in network.parameters() if p.requires_grad]
+        self.parameters: list[Tensor] = [p if (q := self._local(p)) is p else q.requires_grad_() for p in self.trained]
         if not self.parameters:
             raise TrainingError("the field has no parameters that require gradients; there is nothing to train")
-        self.ema = copy.deepcopy(network).eval().requires_grad_(False) if settings.ema else network
+        self.ema = network if average is None else self.engine.spread(average)
         # Listed once: walking through the modules at every step would cost more than the averaging.
-        self._averages: list[Tensor] = list(self.ema.parameters())
-        self._weights = [p.detach() for p in network.parameters()]
+        self._averages: list[Tensor] = [self._local(p) for p in self.ema.parameters()]
+        self._weights = [self._local(p).detach() for p in network.parameters()]
         self._buffers = list(zip(self.ema.buffers(), network.buffers(), strict=True))
         self.optimizer = FusedAdamW(_groups(self.parameters, settings.weight_decay), settings.lr, settings.betas)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "float16")
@@ -96,7 +107,7 @@ class Run:
             self.scaler.step(self.optimizer)
             self.scaler.update()
         else:
-            self.optimizer.update(self.settings.clip)
+            self.optimizer.update(self.settings.clip, self.engine.add_parts)
         self._average()
 
     @torch.no_grad()
@@ -119,11 +130,16 @@ class Run:
         if self.folder is None or self.checkpoints is None:
             return
         try:
-            self.checkpoints.open()
             metrics = self.folder / "metrics.jsonl"
-            if metrics.exists() and not resume:
-                raise TrainingError(f"{self.folder} holds a run already; resume it, or choose another folder")
-            kept = self._load_newest()
+            if self.engine.main:
+                self.checkpoints.open()
+                if metrics.exists() and not resume:
+                    raise TrainingError(f"{self.folder} holds a run already; resume it, or choose another folder")
+                kept = self._load_newest()
+            main = int(self.engine.tell(str(self.step)))
+            if not self.engine.main:
+                self._follow(main)
+                return
             there = metrics.stat().st_size if metrics.exists() else 0
             if there < kept:
                 raise SavedFileError(f"{metrics} has {there} bytes; the checkpoint was written when it had {kept}")
@@ -132,6 +148,15 @@ class Run:
             self._metrics.seek(kept)
         except (OSError, ValueError) as error:  # a ValueError: a name that no file system allows
             raise SavedFileError(f"cannot use the run folder {self.folder}: {reason(error)}") from error
+
+    def _follow(self, step: int) -> None:
+        """Take up the checkpoint that rank 0 has."""
+        self._load_newest()
+        if step != self.step:
+            raise SavedFileError(
+                f"rank {self.engine.rank} found step {self.step} in {self.folder}, rank 0 found step {step}; the run "
+                "folder must lie where all processes see it"
+            )
 
     def close(self) -> None:
         """Leave the run folder; the run's own state stays."""
@@ -165,7 +190,8 @@ class Run:
         Raises:
             TrainingError: if any weight is not finite.
         """
-        if not all(bool(torch.isfinite(p).all()) for p in self.parameters):
+        spoilt = sum(not bool(torch.isfinite(p).all()) for p in self.parameters)
+        if self.engine.sum(torch.tensor([float(spoilt)], device=self.device)).item():
             raise TrainingError(
                 f"weights are no longer finite after step {self.step - 1}, though the loss was; the checkpoint before "
                 "is kept. Lower the learning rate, or clip gradients"
@@ -175,7 +201,8 @@ class Run:
         """Pass on the progress of a fit before the first step, with a checkpoint every few seconds."""
         last = time.monotonic()
         for done in progress:
-            if time.monotonic() - last > PREPARED_EVERY:
+            late = torch.tensor([float(time.monotonic() - last > PREPARED_EVERY)], device=self.device)
+            if self.engine.sum(late).item():
                 self.checkpoint()
                 last = time.monotonic()
             yield done
@@ -187,6 +214,9 @@ class Run:
             SavedFileError: if it cannot be written: a full disk, a folder that has gone. Those before are untouched.
         """
         if self.checkpoints is None:
+            return
+        tensors = self._tensors()  # of every process, where each has a part
+        if not self.engine.main:
             return
         header = {
             "format": FORMAT,
@@ -203,7 +233,7 @@ class Run:
         try:
             if self._metrics is not None:
                 os.fsync(self._metrics.fileno())
-            self.checkpoints.write(self.step, self._tensors(), header, self.settings.keep, loss)
+            self.checkpoints.write(self.step, tensors, header, self.settings.keep, loss)
         except (OSError, SavedFileError) as error:
             said = str(error) if isinstance(error, SavedFileError) else f"cannot write {self.folder}: {reason(error)}"
             raise SavedFileError(self._lost(said)) from error
@@ -214,10 +244,21 @@ class Run:
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {"total": self.total}
         for prefix, module in self._modules().items():
-            tensors |= {f"{prefix}.{k}": v for k, v in module.state_dict().items()}
-        for i, parameter in enumerate(self.parameters):
-            tensors |= {f"optimizer.{i}.{k}": v for k, v in self.optimizer.state.get(parameter, {}).items()}
+            tensors |= {f"{prefix}.{k}": self._whole(v, v) for k, v in module.state_dict().items()}
+        for i, (part, parameter) in enumerate(zip(self.parameters, self.trained, strict=True)):
+            state = self.optimizer.state.get(part, {})
+            tensors |= {f"optimizer.{i}.{k}": self._whole(v, parameter) for k, v in state.items()}
         return tensors
+
+    def _local(self, tensor: Tensor) -> Tensor:
+        return self.engine.local(tensor)
+
+    def _whole(self, tensor: Tensor, like: Tensor) -> Tensor:
+        return self.engine.gather(self._local(tensor), like)
+
+    def whole(self, module: torch.nn.Module) -> dict[str, Tensor]:
+        """The state of the network or its average, of all processes together."""
+        return {k: self._whole(v, v) for k, v in module.state_dict().items()}
 
     def _load_newest(self) -> int:
         """Take up the newest checkpoint there is; the length of the metrics file it knows of."""
@@ -229,31 +270,48 @@ class Run:
             tensors, _ = read_tensors(path)
             for prefix, module in self._modules().items():
                 part = {k.removeprefix(f"{prefix}."): v for k, v in tensors.items() if k.startswith(f"{prefix}.")}
-                try:
-                    module.load_state_dict(part)
-                except RuntimeError as error:
-                    raise SavedFileError(f"{path} does not fit this run's {prefix}: {error}") from error
-            for i, parameter in enumerate(self.parameters) if header["step"] else ():  # before, there is no state
+                self._load(module, part, prefix, path)
+            for i, parameter in enumerate(self.trained) if header["step"] else ():  # before, there is no state
+                if tensors.keys().isdisjoint(f"optimizer.{i}.{k}" for k in ("step", "exp_avg", "exp_avg_sq")):
+                    continue  # a weight that had no gradient yet
                 like = {"step": torch.Size(), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
                 state = {k: _taken(tensors, f"optimizer.{i}.{k}", shape, path) for k, shape in like.items()}
                 fused = self.optimizer.param_groups[0]["fused"]
                 state["step"] = state["step"].to(self.device if fused else "cpu")
-                self.optimizer.state[parameter] = {
-                    k: v.clone() if k == "step" else v.to(parameter.device, copy=True) for k, v in state.items()
+                self.optimizer.state[self.parameters[i]] = {
+                    k: v.clone() if k == "step" else self.engine.share(v.to(parameter.device, copy=True), parameter)
+                    for k, v in state.items()
                 }
             self.scaler.load_state_dict(header["scaler"]) if self.scaler.is_enabled() else None
             self.total = _taken(tensors, "total", torch.Size(), path).to(self.device)
             self.counted = header["counted"]
             self.step = header["step"]
-            self.checkpoints.set_aside(path)
+            if self.engine.main:
+                self.checkpoints.set_aside(path)
             return int(header["metrics_bytes"])
-        self.checkpoints.set_aside(None)
+        if self.engine.main:
+            self.checkpoints.set_aside(None)
         return 0
+
+    def _load(self, module: torch.nn.Module, part: dict[str, Tensor], prefix: str, path: Path) -> None:
+        there = module.state_dict()
+        try:
+            if not any(self._local(v) is not v for v in there.values()):
+                module.load_state_dict(part)
+                return
+            if part.keys() != there.keys() or any(part[k].shape != v.shape for k, v in there.items()):
+                raise RuntimeError("other names or shapes")
+            for key, tensor in there.items():
+                self._local(tensor).copy_(self.engine.share(part[key], tensor))
+        except RuntimeError as error:
+            raise SavedFileError(f"{path} does not fit this run's {prefix}: {error}") from error
 
     def _check(self, header: dict[str, Any], path: Path) -> None:
         """Refuse to go on with other numbers: the run would silently be neither the old one nor the new."""
         free = {"steps", "device", "keep", "checkpoint_every", "loss_floor", "coupling_workers", "compile"}
-        was, now = header["settings"], self.settings.model_dump(mode="json")
+        free |= {"accumulate", "checkpoint_activations"}  # how a step is worked out, not what it is
+        # A key that is younger than the checkpoint had its default.
+        was, now = Settings().model_dump(mode="json") | header["settings"], self.settings.model_dump(mode="json")
         for key in now:
             if key not in free and was.get(key) != now[key]:
                 raise SavedFileError(f"{path} was trained with {key} = {was.get(key)!r}, this run has {now[key]!r}")
@@ -303,7 +361,7 @@ def _taken(tensors: dict[str, Tensor], key: str, shape: torch.Size, path: Path) 
     return tensors[key]
 
 
-def _groups(parameters: list[torch.nn.Parameter], decay: float) -> list[dict[str, Any]]:
+def _groups(parameters: list[Tensor], decay: float) -> list[dict[str, Any]]:
     """Weight decay is for matrices: pulling a bias or a normalisation's gain towards zero only biases it."""
     if decay == 0:  # one group is one call of the fused optimizer
         return [{"params": parameters, "weight_decay": 0.0}]

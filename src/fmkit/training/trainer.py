@@ -5,6 +5,7 @@ Every random draw of a step follows from (seed, purpose, step), so a resumed run
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
@@ -29,10 +30,13 @@ from fmkit.sources import Empirical, Gaussian, Source
 from fmkit.training.batches import batches_of
 from fmkit.training.callbacks import Callback, Progress
 from fmkit.training.compiled import compiled_step
+from fmkit.training.engine import Engine, Single, engine_of_environment
 from fmkit.training.floors import LossFloor, floor_of
 from fmkit.training.interruption import Interruption
 from fmkit.training.pairing import Pairing
+from fmkit.training.recomputing import recomputing
 from fmkit.training.settings import Settings
+from fmkit.training.shares import Share, check_shares, shares
 from fmkit.training.state import Run, part_of_newest
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -86,6 +90,7 @@ class Trainer:
         folder: str | Path | None = None,
         resume: bool = False,
         initial: Flow | None = None,
+        engine: Engine | None = None,
     ) -> Flow:
         """Train, and return the flow of the averaged weights.
 
@@ -97,6 +102,7 @@ class Trainer:
             folder: where checkpoints and metrics go; nothing is written without one.
             resume: go on with the run that lies in `folder`.
             initial: begin with this flow's weights, and its transform unless the data brings one (fine-tuning).
+            engine: on how many processes; by default `DDP` where torchrun or srun started several, else this one.
 
         Raises:
             ArgumentError: if the data is not what it should be.
@@ -105,31 +111,41 @@ class Trainer:
             KeyboardInterrupt: after Ctrl-C, when the step under way is done and saved.
             SystemExit: with code 143 after SIGTERM, likewise.
         """
-        data = _as_data(data, cond)
+        with engine or engine_of_environment() as engine:
+            return self._fit(engine, _as_data(data, cond), validation, folder, resume, initial)
+
+    def _fit(
+        self, engine: Engine, data: Data, validation: Any, folder: Any, resume: bool, initial: Flow | None
+    ) -> Flow:
+        s = self.settings
+        check_shares(s.batch_size, engine.ranks, s.accumulate)
+        engine.check(s)
         if initial is not None:
             data = self._begin_with(data, initial)
         source, coupling = self._ends(data)
-        s, device = self.settings, self._place()
+        device = self._place(engine)
         if data.transform is not None:
             data.transform.to(device)
-        batches = batches_of(data, s.batch_size, s.seed, device)
+        part = (0, 1) if s.across_ranks else (engine.rank, engine.ranks)
+        batches = batches_of(data, s.batch_size, s.seed, device, part)
         held_out = None if validation is None else self._held_out(validation, data, device)
         parts = {"path": self.path, "objective": self.objective, "source": source, "coupling": coupling}
-        run = Run(s, self.field, parts, folder)
+        run = Run(s, self.field, parts, folder, engine)
         run.open(resume)
-        self._compiled = compiled_step(self.field, self.objective, s, lambda: self._autocast(device))
-        pairing = Pairing(data, source, coupling, s, self._dtype)
+        self._compiled = compiled_step(run.network, self.objective, s, lambda: self._autocast(device))
+        pairing = Pairing(data, source, coupling, s, self._dtype, rank=part[0])
         self._prepare(run, pairing, batches)
         if coupling.own is not None:
-            data, batches = self._of_its_own(data, batches, coupling)
-            pairing = Pairing(data, source, coupling, s, self._dtype)
+            data, batches = self._of_its_own(data, batches, coupling, part)
+            pairing = Pairing(data, source, coupling, s, self._dtype, rank=part[0])
         self._tell("on_start", run)
         self._least = self._find_least(run, data, source, coupling)
         global_state = torch.get_rng_state()
-        stop = Interruption()
+        stop, twice = Interruption(), recomputing(run.network, s.checkpoint_activations)
         try:
             stop.listen()
-            self.field.train()
+            twice.__enter__()
+            run.network.train()
             for batch in pairing.pairs(batches, run.step, s.steps) if run.step < s.steps else ():
                 loss = self._step(run, batch)
                 run.total, run.counted, run.step = run.total + loss, run.counted + 1, run.step + 1
@@ -143,14 +159,15 @@ class Trainer:
                     run.checkpoint()
                 if run.step == s.steps:
                     break
-                if stop.signal:
+                if stop.heard(run.engine, device):
                     stop.leave(run)
         finally:
             stop.restore()
+            twice.__exit__(None, None, None)
             torch.set_rng_state(global_state)
             self._tell("on_end", run)
             run.close()
-        return self._flow(run.ema, source, coupling, batches.event_shape, data)
+        return self._flow(self._whole(run), source, coupling, batches.event_shape, data)
 
     @checked
     def recall(self, folder: str | Path) -> None:
@@ -184,7 +201,7 @@ class Trainer:
         """
         data = _as_data(data, cond)
         source, coupling = self._ends(data)
-        device = self._place()
+        device = self._place(Single())
         if data.transform is not None:
             data.transform.to(device)
         batches = batches_of(data, self.settings.batch_size, self.settings.seed, device)
@@ -203,16 +220,19 @@ class Trainer:
         except BaseException:
             run.close()
             raise
+        run.engine.copy(list(pairing.coupling.state_dict().values()))  # fitted alike, but perhaps not to the last bit
         if figures := pairing.coupling.figures:
             run.record({"step": 0, **{f"coupling_{name}": value for name, value in figures.items()}})
 
-    def _of_its_own(self, data: Data, batches: Any, coupling: Coupling) -> tuple[Data, Any]:
+    def _of_its_own(
+        self, data: Data, batches: Any, coupling: Coupling, part: tuple[int, int] = (0, 1)
+    ) -> tuple[Data, Any]:
         """The coupling's pairs as data; an augmentation would tear them apart."""
         assert coupling.own is not None
         x0, x1, rows = coupling.own
         cond = None if batches.cond is None else batches.cond[rows]
         data = Data(x1, cond, x0, data.transform)
-        return data, batches_of(data, self.settings.batch_size, self.settings.seed, x1.device)
+        return data, batches_of(data, self.settings.batch_size, self.settings.seed, x1.device, part)
 
     def _find_least(self, run: Run, data: Data, source: Source, coupling: Coupling) -> float | None:
         """The least possible loss, once in the metrics; None if it is not known, or not asked for."""
@@ -235,35 +255,48 @@ class Trainer:
     def _step(self, run: Run, batch: Batch) -> Tensor:
         """One optimizer step; the mean loss of the batch."""
         s = self.settings
-        seed_dropout(s.seed, run.step, run.device)
         for group in run.optimizer.param_groups:
             group["lr"] = self._rate = run.learning_rate()
-        for parameter in run.parameters:  # as optimizer.zero_grad, which takes a tenth of a small step to get there
+        for parameter in run.trained:  # as optimizer.zero_grad, which takes a tenth of a small step to get there
             parameter.grad = None
-        loss = self._backward(run, batch)
+        losses = []
+        for share in shares(len(batch.x1), run.engine, s.accumulate, s.across_ranks):
+            seed_dropout(s.seed, run.step, run.device, share.number)
+            losses.append(self._backward(run, batch, share))
+        loss = run.engine.sum(losses[0] if len(losses) == 1 else torch.stack(losses).sum())
         if run.device.type == "cpu":  # on a GPU looking would wait for it; there it is looked at when it is logged
             _check_finite(loss.item(), run.step, self._rate)
+        run.engine.add_gradients(run.trained, run.parameters)
         run.update()
         return loss
 
-    def _backward(self, run: Run, batch: Batch) -> Tensor:
-        """The mean loss of the batch, and its gradients in the weights' `grad`."""
+    def _backward(self, run: Run, batch: Batch, share: Share) -> Tensor:
+        """A share's part of the mean loss of the batch, and its gradients in the weights' `grad`."""
         if self._compiled is not None:
-            generator = stream(self.settings.seed, "objective", run.step, device=run.device)
-            question = self.objective.question(self.field, self.path, batch, generator=generator)
+            generator = self._stream(run, "objective", run.step)
+            question = self.objective.question(run.network, self.path, batch, generator=generator)
             if question is not None:
-                return self._compiled.backward(question)
-        loss = self._loss(self.field, batch, run, run.step)
+                return self._compiled.backward(share.question(question), share.weight)
+        loss = self._loss(run.network, batch, run, run.step, share)
         if not loss.requires_grad:
             raise TrainingError(f"the loss of {type(self.field).__name__} depends on none of its weights: none is used")
         run.scaler.scale(loss).backward()
         return loss.detach()
 
-    def _loss(self, network: torch.nn.Module, batch: Batch, run: Run, step: int, purpose: str = "objective") -> Tensor:
-        generator = stream(self.settings.seed, purpose, step, device=run.device)
+    def _loss(
+        self, network: torch.nn.Module, batch: Batch, run: Run, step: int, share: Share, purpose: str = "objective"
+    ) -> Tensor:
+        """A share's part of the mean loss of a batch."""
+        generator = self._stream(run, purpose, step)
+        network, ema = share.network(network), share.network(run.ema)
         with self._autocast(run.device):
-            out = self.objective.loss(network, self.path, batch, ema=run.ema, step=step, generator=generator)
-        return out.value.mean()
+            out = self.objective.loss(network, self.path, batch, ema=ema, step=step, generator=generator)
+        return share.mean(out.value)
+
+    def _stream(self, run: Run, purpose: str, step: int) -> torch.Generator:
+        """Of the whole batch, unless each rank draws its own rows; held-out batches are whole."""
+        apart = purpose == "objective" and not self.settings.across_ranks
+        return stream(self.settings.seed, purpose, step, run.engine.rank if apart else 0, run.device)
 
     def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
         dtype = AUTOCAST.get(self.settings.precision)
@@ -292,9 +325,10 @@ class Trainer:
         run.ema.eval()
         losses = []
         for k, batch in enumerate(pairing.pairs(batches, 0, VALIDATION_BATCHES)):
-            losses.append(self._loss(run.ema, batch, run, k, "validation-objective"))
+            (share,) = shares(len(batch.x1), run.engine, 1, across=True)
+            losses.append(self._loss(run.ema, batch, run, k, share, "validation-objective"))
         run.ema.train(was_training)
-        record = {"step": run.step, "validation_loss": torch.stack(losses).mean().item()}
+        record = {"step": run.step, "validation_loss": run.engine.sum(torch.stack(losses)).mean().item()}
         run.validated = (run.step, record["validation_loss"])
         run.record(record)
         self._tell("on_log", run, record)
@@ -331,8 +365,19 @@ class Trainer:
         field = self.objective.field(self.field, self.path, source=source, coupling=coupling)
         check_reads(self.solver, field)
 
-    def _place(self) -> torch.device:
-        name = self.settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    def _whole(self, run: Run) -> torch.nn.Module:
+        """The averaged network; where it was kept in parts, these put together, and the field has what was trained."""
+        if run.network is self.field:
+            return run.ema
+        self.field.load_state_dict(run.whole(run.network))
+        if run.ema is run.network:
+            return self.field
+        average = copy.deepcopy(self.field).eval().requires_grad_(False)
+        average.load_state_dict(run.whole(run.ema))
+        return average
+
+    def _place(self, engine: Engine) -> torch.device:
+        name = engine.device(self.settings.device)
         try:
             device = torch.device(name)
             self.field.to(device, self._dtype)
@@ -356,7 +401,7 @@ class Trainer:
         return flow.to(next(network.parameters()).device).eval()
 
     def _tell(self, event: str, run: Run, *arguments: Any) -> None:
-        for callback in self.callbacks:
+        for callback in self.callbacks if run.engine.main else ():
             getattr(callback, event)(run, *arguments)
 
 
