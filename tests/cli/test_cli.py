@@ -133,6 +133,29 @@ def test_labels_and_guidance(tmp_path):
     np.testing.assert_array_equal(np.load(out), expected.numpy())
 
 
+def test_guidance_of_other_kinds_and_its_interval(tmp_path, capsys):
+    words = ["data={name: moons, labels: true, n_train: 200, n_test: 50}", "field.cond_dropout=0.2", *QUICK]
+    for name, steps in (("run", 30), ("worse", 3)):
+        assert run("train", "moons", *words, f"trainer.steps={steps}", "--out", tmp_path / name, "--quiet") == 0
+    capsys.readouterr()
+    out = tmp_path / "s.npy"
+    spec = f"{{name: autoguidance, worse: {tmp_path / 'worse'}, scale: 2}}"
+    for words in (
+        ["--guidance", "{name: cfg-zero-star, scale: 2}", "--guidance-interval", "0.2,0.8"],
+        ["--guidance", spec],
+    ):
+        assert run("sample", tmp_path / "run", "-n", 5, "--label", 1, *words, "-o", out) == 0
+        assert np.isfinite(np.load(out)).all()
+    for words, said in (
+        (["--guidance-interval", "0.2,0.8"], "no guidance to limit"),
+        (["--guidance", "2", "--guidance-interval", "0.8"], "expected two times"),
+        (["--guidance", "2", "--guidance-interval", "0.8,0.2"], "start and end are 0.8 and 0.2"),
+        (["--guidance", "[2]"], "expected a number"),
+    ):
+        assert run("sample", tmp_path / "run", "-n", 5, "--label", 1, *words, "-o", out) != 0
+        assert said in capsys.readouterr().err
+
+
 def test_evaluate_says_the_same_again(moons, capsys):
     before = json.loads((moons / "metrics.json").read_text())
     assert run("evaluate", moons, "--json") == 0

@@ -395,6 +395,9 @@ TENSORS = without(NO_TIMES, "nan", "inf", "before", "after", "True", "one")
 for field in (
     labelled(),
     fields.ClassifierFree(labelled()),
+    fields.CFGZeroStar(labelled()),
+    fields.Autoguidance(labelled(), labelled()),
+    fields.GuidanceInterval(fields.ClassifierFree(labelled()), 0.2, 0.8),
     fields.Rescheduled(labelled(), paths.CondOT(), paths.Cosine()),
 ):
     case(

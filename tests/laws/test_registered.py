@@ -11,7 +11,7 @@ from fmkit import registry, specs
 from fmkit.couplings import Coupling
 from fmkit.divergence import Divergence
 from fmkit.errors import ArgumentError, CombinationError
-from fmkit.fields import MLP, VectorField
+from fmkit.fields import MLP, ClassifierFree, VectorField
 from fmkit.objectives import Objective
 from fmkit.objectives.times import TimeSampler
 from fmkit.parts import Part, parameters_of
@@ -46,6 +46,8 @@ NEEDED = {
     "means": lambda: torch.tensor([[-1.0, 0.0], [1.0, 0.5]]),
     "network": lambda: MLP(2, width=4, depth=1, classes=2),
     "field": lambda: MLP(2, width=4, depth=1, classes=2),
+    "worse": lambda: MLP(2, width=3, depth=1, classes=2),
+    "guidance": lambda: ClassifierFree(MLP(2, width=4, depth=1, classes=2), 2.0),
     "module": lambda: Net(),
     "path": CondOT,
 }

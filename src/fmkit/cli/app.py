@@ -68,7 +68,12 @@ def sample(
     solver: Annotated[str | None, typer.Option(help="Instead of the flow's own, as midpoint or {name: ...}.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of a fixed-step solver.")] = None,
     label: Annotated[int | None, typer.Option(help="A class for every sample.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Scale of classifier-free guidance.")] = None,
+    guidance: Annotated[
+        str | None, typer.Option(help="Scale of classifier-free guidance, or as '{name: cfg-zero-star, scale: 2}'.")
+    ] = None,
+    guidance_interval: Annotated[
+        str | None, typer.Option(metavar="START,END", help="Times that are guided, 0 noise and 1 data.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
     log_prob: Annotated[bool, typer.Option("--log-prob", help="Write log-densities too (.npz, .csv).")] = False,
     compile: Annotated[bool, typer.Option("--compile", help="Compile the field first: for many samples.")] = False,
@@ -77,7 +82,7 @@ def sample(
     """Draw samples from a trained flow."""
     from fmkit.cli.sampling import sample_run
 
-    facts = sample_run(run, n, out, solver, steps, label, guidance, seed, log_prob, compile)
+    facts = sample_run(run, n, out, solver, steps, label, guidance, guidance_interval, seed, log_prob, compile)
     if as_json:
         _answer(facts)
     else:

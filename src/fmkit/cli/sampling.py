@@ -19,7 +19,8 @@ def sample_run(
     solver: str | None,
     steps: int | None,
     label: int | None,
-    guidance: float | None,
+    guidance: str | None,
+    guidance_interval: str | None,
     seed: int,
     log_prob: bool,
     compile: bool = False,
@@ -35,8 +36,7 @@ def sample_run(
         raise ConfigError(f"there is no folder {out.parent}", "--out")
     flow = runs.load_flow(run)
     chosen = _solver(flow, solver, steps)
-    if guidance is not None:
-        flow = _guided(flow, guidance)
+    flow = _guided(flow, guidance, guidance_interval)
     generator = stream(seed, "samples", device=flow.device)
     facts: dict[str, Any] = {"n": n, "out": str(out), "seed": seed}
     # One integration for the NFE and the samples both; a log-density needs its own, augmented one.
@@ -61,12 +61,50 @@ def _solver(flow: Any, name: str | None, steps: int | None) -> Any:
     return build(Solver, spec, "--solver")
 
 
-def _guided(flow: Any, scale: float) -> Any:
+def _guided(flow: Any, guidance: str | None, within: str | None) -> Any:
+    """The flow with its field guided; `guidance` is a scale or a field's description without the field."""
     from fmkit import Flow
-    from fmkit.fields import ClassifierFree
+    from fmkit.config import parsed
+    from fmkit.fields import GuidanceInterval, VectorField
+    from fmkit.specs import build
 
-    field = ClassifierFree(flow.field, scale)
+    if guidance is None:
+        if within is not None:
+            raise ConfigError("there is no guidance to limit; add --guidance", "--guidance-interval")
+        return flow
+    spec = parsed(guidance, "--guidance")
+    if isinstance(spec, int | float) and not isinstance(spec, bool):
+        spec = {"name": "classifier-free", "scale": float(spec)}
+    spec = {"name": spec} if isinstance(spec, str) else spec
+    if not isinstance(spec, Mapping):
+        raise ConfigError(f"got {guidance!r}, expected a number, or as {{name: cfg-zero-star, scale: 2}}", "--guidance")
+    spec = dict(spec)
+    if isinstance(spec.get("worse"), str):
+        spec["worse"] = _worse(flow, Path(spec["worse"]))
+    field = build(VectorField, {**spec, "field": flow.field}, "--guidance")
+    if within is not None:
+        try:
+            start, end = (float(part) for part in within.split(","))
+        except ValueError:
+            raise ConfigError(f"got {within!r}, expected two times, as 0.2,0.8", "--guidance-interval") from None
+        try:
+            field = GuidanceInterval(field, start, end)
+        except ArgumentError as error:
+            raise ConfigError(str(error), "--guidance-interval") from error
     return Flow(flow.start, field, flow.solver, flow.event_shape, flow.transform, flow.divergence)
+
+
+def _worse(flow: Any, run: Path) -> Any:
+    """The field of another run, which must live in the same units."""
+    import torch
+
+    other = runs.load_flow(run)
+    probe = torch.stack([torch.zeros(flow.event_shape), torch.ones(flow.event_shape)]).to(flow.device, flow.dtype)
+    if other.event_shape != flow.event_shape or not torch.allclose(
+        flow.in_data_units(probe), other.in_data_units(probe.to(other.dtype)).to(flow.dtype)
+    ):
+        raise ConfigError(f"{run} was trained in other units than this run; train both on the same data", "--guidance")
+    return other.field
 
 
 def _write(x: Any, densities: Any, out: Path) -> None:

@@ -11,15 +11,19 @@ from fmkit.fields.base import (
     predict,
 )
 from fmkit.fields.dit import DiT
-from fmkit.fields.guidance import ClassifierFree
+from fmkit.fields.guidance import Autoguidance, CFGZeroStar, ClassifierFree, Guidance, GuidanceInterval
 from fmkit.fields.mlp import MLP
 from fmkit.fields.rescheduling import Rescheduled
 from fmkit.fields.unet import UNet
 
 __all__ = [
     "MLP",
+    "Autoguidance",
+    "CFGZeroStar",
     "ClassifierFree",
     "DiT",
+    "Guidance",
+    "GuidanceInterval",
     "ModuleField",
     "PredictionField",
     "Rescheduled",
