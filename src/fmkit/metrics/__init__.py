@@ -4,8 +4,16 @@ from fmkit.metrics.base import Metric
 from fmkit.metrics.couplings import CouplingDiagnostics, coupling_diagnostics
 from fmkit.metrics.energy import PathEnergy, normalized_path_energy, path_energy
 from fmkit.metrics.frechet import Frechet, frechet_distance
+from fmkit.metrics.image_sets import (
+    ImageSet,
+    image_distances,
+    kernel_inception_distance,
+    precision_recall,
+)
 from fmkit.metrics.kernels import MMD, EnergyDistance
 from fmkit.metrics.likelihood import NegativeLogLikelihood, bits_per_dim, bits_per_dim_with_error, nll
+from fmkit.metrics.moments import Moments, moments_distance
+from fmkit.metrics.restoration import bicubic, consistency, psnr, ssim
 from fmkit.metrics.transport import SlicedWasserstein, Wasserstein, sliced_wasserstein, wasserstein_1d
 
 __all__ = [
@@ -13,18 +21,28 @@ __all__ = [
     "CouplingDiagnostics",
     "EnergyDistance",
     "Frechet",
+    "ImageSet",
     "Metric",
+    "Moments",
     "NegativeLogLikelihood",
     "PathEnergy",
     "SlicedWasserstein",
     "Wasserstein",
+    "bicubic",
     "bits_per_dim",
     "bits_per_dim_with_error",
+    "consistency",
     "coupling_diagnostics",
     "frechet_distance",
+    "image_distances",
+    "kernel_inception_distance",
+    "moments_distance",
     "nll",
     "normalized_path_energy",
     "path_energy",
+    "precision_recall",
+    "psnr",
     "sliced_wasserstein",
+    "ssim",
     "wasserstein_1d",
 ]
