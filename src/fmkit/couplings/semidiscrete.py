@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fmkit.arguments import check_count, check_generator, check_instance
-from fmkit.couplings.assignment import potentials, squared_distances
+from fmkit.couplings.assignment import CAREFUL, potentials, squared_distances
 from fmkit.couplings.base import Coupling, check_conditions, resize
 from fmkit.couplings.nearest import Cells
 from fmkit.errors import ArgumentError, CombinationError
@@ -146,7 +146,7 @@ class Semidiscrete(Coupling):
         y = x1.reshape(len(x1), -1)
         n = max(2, min(max(LEAST, 4 * len(y)), START // len(y)))
         x0 = _draw(source, x1, n, seed, "semidiscrete", -1).to(y)
-        g = potentials(squared_distances(x0.float(), y.float()))[1].double()
+        g = potentials(squared_distances(x0.float(), y.float()), CAREFUL)[1].double()
         self._mark, self._current = _mark_of(x1), g - g.mean()
         self.potentials, self._unit = self._current.clone(), torch.zeros_like(g)
         if len(y) > 1:
