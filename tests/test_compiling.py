@@ -112,8 +112,13 @@ def test_a_mistake_is_told_as_it_is_without(traced):
     flow = flow_of(classes=None)
     with pytest.raises(ArgumentError, match="unconditional"):
         sampled(flow, cond=1)
-    with pytest.warns(UserWarning, match="cannot be compiled"), pytest.raises(ArgumentError, match="unconditional"):
+    sampled(flow, compile=True)
+    with pytest.raises(ArgumentError, match="unconditional"):
         sampled(flow, cond=1, compile=True)
+    n = len(traced)
+    sampled(flow, compile=True)  # and it is compiled as before
+    assert not flow._compiled["velocity"].failed
+    assert len(traced) == n
     for differentiable in (True, "adjoint"):
         with pytest.raises(ArgumentError, match="compile is True and differentiable"):
             sampled(flow, compile=True, differentiable=differentiable)

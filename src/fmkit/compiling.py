@@ -29,16 +29,18 @@ class CompiledProtocol:
         self._graph = torch.compile(self._answer, fullgraph=True)
 
     def __call__(self, *arguments: Any) -> Any:
-        if not self.failed:
-            *times, x, cond = arguments
-            at = [t if isinstance(t, Tensor) else torch.tensor(t, dtype=time_dtype(x.device)) for t in times]
-            try:
-                return self._graph(*at, x, cond)
-            except Exception as error:  # whatever a compiler raises; the field says it itself if it is its own
-                self.failed = True
-                owner = getattr(self.method, "__self__", self.method)
-                warn_of(f"{type(owner).__name__}.{self.method.__name__}", error, "is called as it is")
-        return self._answer(*arguments)
+        if self.failed:
+            return self._answer(*arguments)
+        *times, x, cond = arguments
+        at = [t if isinstance(t, Tensor) else torch.tensor(t, dtype=time_dtype(x.device)) for t in times]
+        try:
+            return self._graph(*at, x, cond)
+        except Exception as error:  # whatever a compiler raises
+            answer = self._answer(*arguments)  # a mistake in the call is none of the compiler's: it is raised here
+            self.failed = True
+            owner = getattr(self.method, "__self__", self.method)
+            warn_of(f"{type(owner).__name__}.{self.method.__name__}", error, "is called as it is")
+            return answer
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy is of a copied field, and compiled anew."""

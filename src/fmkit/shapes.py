@@ -56,6 +56,8 @@ def batch_time(t: Tensor | Real, x: Tensor) -> Tensor:
             field).
     """
     dtype = time_dtype(x.device)
+    if isinstance(t, Tensor) and t.dtype == dtype and t.shape == x.shape[:1] and t.device == x.device:
+        return t  # as it is nearly always, at every evaluation
     if not isinstance(t, Tensor):
         if isinstance(t, bool) or not isinstance(t, Real):
             raise ArgumentError(f"t is {shown(t)}, expected a number, or a tensor of one time for each row of x")

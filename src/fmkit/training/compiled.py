@@ -74,31 +74,32 @@ class CompiledStep:
                 )
                 return question.loss(answer).mean()
 
-        self._eager, self.failed = mean_loss, False
+        self._mean_loss, self.failed = mean_loss, False
         # A break in the graph would leave the differentiation outside of it, which is slower than no graph at all.
         self._compiled = torch.compile(grad_and_value(mean_loss), backend=backend, fullgraph=True, dynamic=False)
 
     def backward(self, question: Question, share: float = 1.0) -> Tensor:
         """The mean loss of a question times `share`, whose gradients are added to those of the weights."""
-        if not self.failed:
-            try:
-                with torch.no_grad():  # grad_and_value differentiates nevertheless, and nothing beyond it is kept
-                    gradients, loss = self._compiled([p.detach() for p in self.parameters], question)
-            except Exception as error:  # whatever a compiler raises; the eager step says it if it is the network's
-                self._fall_back(error)
-            else:
-                if share != 1:
-                    torch._foreach_mul_(gradients, share)
-                for parameter, gradient in zip(self.parameters, gradients, strict=True):
-                    parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
-                return loss * share
-        loss = self._eager(self.parameters, question) * share
+        if self.failed:
+            return self._eagerly(question, share)
+        try:
+            with torch.no_grad():  # grad_and_value differentiates nevertheless, and nothing beyond it is kept
+                gradients, loss = self._compiled([p.detach() for p in self.parameters], question)
+        except Exception as error:  # whatever a compiler raises
+            loss = self._eagerly(question, share)  # a mistake of the network's is no fault of compiling: it is raised
+            self.failed = True
+            _without(error)
+            return loss
+        if share != 1:
+            torch._foreach_mul_(gradients, share)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        return loss * share
+
+    def _eagerly(self, question: Question, share: float) -> Tensor:
+        loss = self._mean_loss(self.parameters, question) * share
         loss.backward()
         return loss.detach()
-
-    def _fall_back(self, error: Exception) -> None:
-        self.failed = True
-        _without(error)
 
 
 def _without(reason: Exception | str) -> None:
