@@ -31,7 +31,7 @@ from fmkit.sources import Gaussian
 
 SECTION = "sampling"
 BATCHES, QUICK_BATCHES = (256, 2048), (16,)
-STEPS, QUICK_STEPS, EVALUATIONS = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128), (4, 16), 128
+STEPS, QUICK_STEPS, EVALUATIONS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128), (4, 16), 128
 TOLERANCES, QUICK_TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6), (1e-2,)
 ERRORS = (0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 METHODS = {

@@ -130,7 +130,7 @@ for source in SOURCES[:3]:  # the others have no density; a point infinitely far
 DATA = x() + 1
 for name, cls in found("couplings"):
     coupling = cls()
-    for _ in coupling.prepare(sources.Gaussian(), DATA, seed=0):
+    for _ in coupling.prepare(sources.Gaussian(), DATA, torch.arange(4), seed=0):
         pass
     case(
         f"{name}: pair",
@@ -145,7 +145,7 @@ for name, cls in found("couplings"):
     case(
         f"{name}: prepare",
         lambda cls=cls, **given: list(cls().prepare(**given)),
-        lambda: {"source": sources.Gaussian(), "x1": x(), "seed": 0},
+        lambda: {"source": sources.Gaussian(), "x1": x(), "cond": torch.arange(4), "seed": 0},
         source=NO_PART,
         x1=NO_POINTS,
         seed={"text": "a", "negative": -1, "half": 0.5},

@@ -48,19 +48,24 @@ def assign(x0: Tensor, x1: Tensor) -> Tensor:
         rank = x1[:, 0].argsort(stable=True).argsort()
         return x0[:, 0].argsort(stable=True)[rank].cpu()
     # A shift of all x0, or of all x1, changes the cost by potentials, and near the origin fewer digits are lost.
-    a, b = (x.double() - x.double().mean(0) for x in (x0, x1))
-    unit = float(torch.maximum(a.abs().max(), b.abs().max()))
-    if unit > 0:  # nor does a change of units change the optimum; in these nothing overflows
+    a, b = (_centred(x) for x in (x0, x1))
+    unit = max(float(part.abs()) for x in (a, b) for part in torch.aminmax(x))
+    if unit > 0 and not 1e-6 < unit < 1e6:  # nor does a change of units, and in these nothing overflows
         a, b = a / unit, b / unit
     cost = squared_distances(b, a)
     if len(a) > SMALL:
-        f, g = potentials(squared_distances(b.float(), a.float()))
+        f, g = potentials(cost.float())
         cost -= f.double()[:, None]
         cost -= g.double()
     # Rows and columns that begin at zero are what the solver likes best, whatever the potentials were.
     cost -= cost.amin(0)
     cost -= cost.amin(1, keepdim=True)
     return torch.from_numpy(linear_sum_assignment(cost.cpu().numpy())[1].astype(np.int64, copy=False))
+
+
+def _centred(x: Tensor) -> Tensor:
+    x = x.to(torch.float64, copy=True)
+    return x.sub_(x.mean(0))
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ class CondOT(AffinePath):
         return t
 
     def sigma(self, t: Tensor) -> Tensor:
-        return 1 - (1 - self.sigma_min) * t
+        return 1 - t if self.sigma_min == 0 else 1 - (1 - self.sigma_min) * t
 
     def rates(self, t: Tensor) -> Coefficients:
         return Coefficients(torch.ones_like(t), torch.full_like(t, self.sigma_min - 1))
