@@ -1,8 +1,10 @@
 """Metrics: samples in, numbers out."""
 
 from fmkit.metrics.base import Metric
+from fmkit.metrics.cache import cache_folder
 from fmkit.metrics.couplings import CouplingDiagnostics, coupling_diagnostics
 from fmkit.metrics.energy import PathEnergy, normalized_path_energy, path_energy
+from fmkit.metrics.features import Classifier, ClassifierSettings, classifier
 from fmkit.metrics.frechet import Frechet, frechet_distance
 from fmkit.metrics.image_sets import (
     ImageSet,
@@ -13,11 +15,14 @@ from fmkit.metrics.image_sets import (
 from fmkit.metrics.kernels import MMD, EnergyDistance
 from fmkit.metrics.likelihood import NegativeLogLikelihood, bits_per_dim, bits_per_dim_with_error, nll
 from fmkit.metrics.moments import Moments, moments_distance
+from fmkit.metrics.references import reference_set
 from fmkit.metrics.restoration import bicubic, consistency, psnr, ssim
 from fmkit.metrics.transport import SlicedWasserstein, Wasserstein, sliced_wasserstein, wasserstein_1d
 
 __all__ = [
     "MMD",
+    "Classifier",
+    "ClassifierSettings",
     "CouplingDiagnostics",
     "EnergyDistance",
     "Frechet",
@@ -31,6 +36,8 @@ __all__ = [
     "bicubic",
     "bits_per_dim",
     "bits_per_dim_with_error",
+    "cache_folder",
+    "classifier",
     "consistency",
     "coupling_diagnostics",
     "frechet_distance",
@@ -42,6 +49,7 @@ __all__ = [
     "path_energy",
     "precision_recall",
     "psnr",
+    "reference_set",
     "sliced_wasserstein",
     "ssim",
     "wasserstein_1d",

@@ -8,7 +8,7 @@ the same features, the same number of samples and the same reference.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -99,6 +99,40 @@ class ImageSet:
         mean = self._classes / self.count
         entropy = torch.special.entr(mean).sum().item()
         return float(torch.tensor(self._entropies / self.count + entropy, dtype=torch.float64).exp())
+
+    def remembered(self) -> dict[str, Tensor]:
+        """All of it as tensors, which `restore` takes.
+
+        Raises:
+            ArgumentError: if nothing was added.
+        """
+        moments = {"rows": self.rows, "mean": self.moments.mean, "scatter": self.moments.scatter}
+        numbers = {"count": self.count, "shape": self._shape, "range": self._range, "entropies": self._entropies}
+        made = {k: torch.tensor(v, dtype=torch.float64) for k, v in numbers.items()}
+        return made | moments | {"classes": self._classes}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> ImageSet:
+        """Remember what `remembered` gave, instead of what it does; itself.
+
+        Raises:
+            ArgumentError: for tensors that were not given by it.
+        """
+        names = {"count", "shape", "range", "entropies", "rows", "mean", "scatter", "classes"}
+        if set(tensors) != names:
+            raise ArgumentError(f"there are {sorted(tensors)}, expected {sorted(names)}")
+        for name, value in tensors.items():
+            check_finite(value.reshape(-1), name)
+        width, count = len(tensors["mean"]), int(tensors["count"])
+        shapes = {"rows": (min(count, self.kept), width), "mean": (width,), "scatter": (width, width), "range": (2,)}
+        for name, shape in shapes.items():
+            if tuple(tensors[name].shape) != shape:
+                raise ArgumentError(f"{name} has shape {tuple(tensors[name].shape)}, expected {shape}")
+        self.moments.count, self.moments.mean, self.moments.scatter = count, tensors["mean"], tensors["scatter"]
+        self._rows, self._classes, self._entropies = [tensors["rows"]], tensors["classes"], float(tensors["entropies"])
+        self._shape = tuple(int(n) for n in tensors["shape"])
+        low, high = tensors["range"].tolist()
+        self._range = low, high
+        return self
 
     def _look_at(self, images: Tensor) -> None:
         if not isinstance(images, Tensor) or images.ndim != 4 or not images.numel():
