@@ -51,7 +51,7 @@ def start(ranks, folder, *names, **environment):
 def finish(processes):
     """Exit codes, and what was said on standard error."""
     try:
-        said = [process.communicate(timeout=60)[1] for process in processes]
+        said = [process.communicate(timeout=100)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()
