@@ -41,9 +41,12 @@ def cheap(name):
     return cls(rtol=1e-2, atol=1e-2) if "rtol" in named else cls()
 
 
+LABELLED = ("fmkit/conditional-ot", "fmkit/conditional-semidiscrete")  # they have no meaning without conditions
+
+
 def train(path, objective, coupling="fmkit/independent", source="fmkit/gaussian"):
     torch.manual_seed(0)
-    labels = torch.arange(64) % 3 if coupling == "fmkit/conditional-ot" else None
+    labels = torch.arange(64) % 3 if coupling in LABELLED else None
     trainer = Trainer(
         path=make("paths", path),
         field=MLP(2, width=8, depth=1, classes=None if labels is None else 3),
@@ -129,7 +132,7 @@ def test_every_objective_with_every_coupling_and_source(objective, coupling, sou
         if path not in ("fmkit/condot", "fmkit/vp", "fmkit/icfm"):
             continue
         flow = train(path, objective, coupling, source)
-        label = 0 if coupling == "fmkit/conditional-ot" else None
+        label = 0 if coupling in LABELLED else None
         assert torch.isfinite(flow.sample(2, label, solver=cheap("euler"), generator=seeded(0))).all()
         if (coupling, source) != ("fmkit/independent", "fmkit/gaussian"):
             with pytest.raises(CombinationError, match="standard Gaussian source, the independent coupling"):

@@ -14,7 +14,12 @@ EVERY = [
     for e in registry.entries(f"fmkit.{kind}")
 ]
 # What no default can stand for.
-GIVEN = {"fields/fmkit/mixture-oracle": {"means": [[-1.0, 0.0], [0.5, 1.0]]}}
+GIVEN = {
+    "fields/fmkit/mixture-oracle": {"means": [[-1.0, 0.0], [0.5, 1.0]]},
+    "fields/fmkit/guidance-interval": {
+        "guidance": {"name": "classifier-free", "scale": 2.0, "field": {"name": "mlp", "event_shape": [2]}}
+    },
+}
 
 
 @pytest.mark.parametrize("entry", EVERY, ids=lambda e: f"{e.kind}/{e.qualified}")
