@@ -192,11 +192,16 @@ def test_another_networks_checkpoint_is_refused(tmp_path):
     ("number", "error", "code"), [(signal.SIGINT, KeyboardInterrupt, None), (signal.SIGTERM, SystemExit, 143)]
 )
 def test_a_signal_saves_and_leaves(tmp_path, whole, capsys, number, error, code):
-    before = signal.getsignal(number)
-    with pytest.raises(error) as left:
-        trainer([At(7, lambda run: signal.raise_signal(number))]).fit(DATA, folder=tmp_path)
+    # as Python begins: a shell's background jobs have Ctrl-C ignored, and a run leaves it so
+    before = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    found = signal.signal(number, before)
+    try:
+        with pytest.raises(error) as left:
+            trainer([At(7, lambda run: signal.raise_signal(number))]).fit(DATA, folder=tmp_path)
+        assert signal.getsignal(number) == before
+    finally:
+        signal.signal(number, found)
     assert getattr(left.value, "code", None) == code
-    assert signal.getsignal(number) == before
     assert "after step 7 of 12: saved in" in capsys.readouterr().err
     assert Checkpoints(tmp_path).files()[0].name == "step_00000007.safetensors"
     trainer().fit(DATA, folder=tmp_path, resume=True)
