@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fmkit.arguments import check_number
 from fmkit.errors import ArgumentError, CombinationError, TrainingError
-from fmkit.training.engine import Engine
+from fmkit.training.engine import Engine, Whole
 from fmkit.training.settings import Settings
 
 BUCKET = 2**23  # numbers that are added up at once
@@ -163,28 +163,16 @@ class Processes(Engine):
             tensor.copy_(there)
 
 
-class DDP(Processes):
+class DDP(Whole, Processes):
     """Every process holds the whole network and averages gradients with the others: data parallelism.
 
     Args:
         timeout: seconds after which a process that does not answer ends the run.
     """
 
-    def check(self, settings: Settings) -> None:
-        pass
-
     def spread(self, network: torch.nn.Module) -> torch.nn.Module:
         self.copy([p.data for p in network.parameters()] + list(network.buffers()))
         return network
-
-    def local(self, tensor: Tensor) -> Tensor:
-        return tensor
-
-    def gather(self, tensor: Tensor, like: Tensor) -> Tensor:
-        return tensor
-
-    def share(self, whole: Tensor, like: Tensor) -> Tensor:
-        return whole
 
     def add_gradients(self, parameters: Sequence[Tensor], parts: Sequence[Tensor]) -> None:
         for bucket in _buckets(parameters):
@@ -198,9 +186,6 @@ class DDP(Processes):
             somewhere = there.bool().tolist() if any(lacking) else [True] * len(bucket)
             for parameter, values, used in zip(bucket, sums, somewhere, strict=True):
                 parameter.grad = values.view_as(parameter) if used else None
-
-    def add_parts(self, values: Tensor) -> Tensor:
-        return values
 
 
 class FSDP(Processes):

@@ -111,7 +111,26 @@ class Engine(Part):
         """Overwrite these with rank 0's."""
 
 
-class Single(Engine):
+class Whole(Engine):
+    """The base class of engines whose processes each hold all of the weights: any settings suit them."""
+
+    def check(self, settings: Settings) -> None:
+        pass
+
+    def local(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def gather(self, tensor: Tensor, like: Tensor) -> Tensor:
+        return tensor
+
+    def share(self, whole: Tensor, like: Tensor) -> Tensor:
+        return whole
+
+    def add_parts(self, values: Tensor) -> Tensor:
+        return values
+
+
+class Single(Whole):
     """One process, by itself."""
 
     def begin(self) -> None:
@@ -123,28 +142,13 @@ class Single(Engine):
     def device(self, asked: str | None) -> str:
         return asked or ("cuda" if torch.cuda.is_available() else "cpu")
 
-    def check(self, settings: Settings) -> None:
-        pass
-
     def spread(self, network: torch.nn.Module) -> torch.nn.Module:
         return network
-
-    def local(self, tensor: Tensor) -> Tensor:
-        return tensor
-
-    def gather(self, tensor: Tensor, like: Tensor) -> Tensor:
-        return tensor
-
-    def share(self, whole: Tensor, like: Tensor) -> Tensor:
-        return whole
 
     def add_gradients(self, parameters: Sequence[Tensor], parts: Sequence[Tensor]) -> None:
         pass
 
     def sum(self, values: Tensor) -> Tensor:
-        return values
-
-    def add_parts(self, values: Tensor) -> Tensor:
         return values
 
     def tell(self, text: str) -> str:
