@@ -101,7 +101,7 @@ def markdown(results: Sequence[Result]) -> str:
 
 def page(results: Sequence[Result]) -> str:
     """The page of the documentation."""
-    parts = [*_paragraphs(INTRODUCTION), "## Results", markdown(results), *_paragraphs(METHOD), _versions(results)]
+    parts = [*paragraphs(INTRODUCTION), "## Results", markdown(results), *paragraphs(METHOD), _versions(results)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -131,7 +131,7 @@ def _versions(results: Sequence[Result]) -> str:
     return f"Measured with {', '.join(named)}." if named else "Nothing has been measured yet."
 
 
-def _paragraphs(texts: Sequence[str]) -> list[str]:
+def paragraphs(texts: Sequence[str]) -> list[str]:
     """Texts in lines of up to 120 characters; headings and commands as they are."""
     return [
         text

@@ -259,5 +259,37 @@ def bench_transport2d(
         show(results)
 
 
+@bench.command("paper")
+def bench_paper(
+    data: Annotated[str, typer.Option(help="Labelled images: digits, mnist-5k, fashion-mnist, ...")] = "digits",
+    budget: Annotated[str, typer.Option(help="Training time of each method, as 90s, 2m or 1h.")] = "2m",
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="Only ddpm, sm, scoreflow, fm-diffusion or fm-ot; may be given again."),
+    ] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Only this one; may be given again. 0.")] = None,
+    preset: Annotated[str, typer.Option(help="Of the UNet: tiny, small, medium, cifar10, ...")] = "tiny",
+    samples: Annotated[int, typer.Option(min=4, help="Images generated for each FID.")] = 500,
+    out: Annotated[Path | None, typer.Option(help="The folder of the results; runs/paper-DATA by default.")] = None,
+    table: Annotated[bool, typer.Option("--table", help="Run nothing: show what there is.")] = False,
+    page: Annotated[Path | None, typer.Option(help="Write the page and its results into this folder too.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no table.")] = False,
+    as_json: Json = False,
+) -> None:
+    """The paper's experiment on images: five ways of training one network, with one budget."""
+    from fmkit.benches.paper_protocol import Protocol, seconds_of
+    from fmkit.cli.paper import run_cells, show, write_page
+
+    protocol = Protocol(data, seconds_of(budget), preset, samples=samples, noises=min(64, samples))
+    folder = Path("runs") / f"paper-{data}" if out is None else out
+    results = run_cells(protocol, method, seed, folder, page, table, quiet=quiet or as_json)
+    if page is not None:
+        write_page(results, folder, page)
+    if as_json:
+        _answer(results)
+    elif not quiet:
+        show(results)
+
+
 def _answer(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2))

@@ -1,0 +1,230 @@
+"""The paper's experiment on images (Lipman et al., arXiv 2210.02747): five ways of training one network.
+
+A cell is a method and a seed. Every method has the same network, the same first weights, batches and noise, and the
+same number of steps: those that a calibration on the machine says fit into the budget, once for all methods, so that
+neither chance nor another process favours one. The seconds that each really took stand beside. A cell's result is
+written whole when it is done; one that was cut off begins again, and none is run twice.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fmkit._version import __version__
+from fmkit.arguments import check_count
+from fmkit.benches import paper_measures as measures
+from fmkit.benches.paper_protocol import DURING, EMA, LR, METHODS, WARMUP, Protocol, check_method, labelled_images
+from fmkit.errors import SavedFileError
+from fmkit.fields import UNet
+from fmkit.randomness import stream_seed
+from fmkit.training import Callback
+
+if TYPE_CHECKING:
+    from fmkit.data import Split
+    from fmkit.flow import Flow
+    from fmkit.training import Trainer
+
+CALIBRATION, IGNORED = 30, 5
+
+
+class Looks(Callback):
+    """The averaged weights at some steps, and the seconds of the steps, without those of keeping weights.
+
+    Args:
+        at: the steps.
+    """
+
+    def __init__(self, at: set[int]) -> None:
+        super().__init__()
+        self.at, self.kept, self.seconds = at, {}, []  # type: ignore[var-annotated]
+
+    def on_start(self, run: Any) -> None:
+        self._last = time.monotonic()
+
+    def on_step(self, run: Any) -> None:
+        self.seconds.append(time.monotonic() - self._last)
+        if run.step in self.at:
+            self.kept[run.step] = copy.deepcopy(run.ema.state_dict())
+        self._last = time.monotonic()
+
+
+class Bench:
+    """The cells of one protocol in one folder.
+
+    Args:
+        folder: where results go; made if it is not there.
+        protocol: what a cell costs. Results of another one in the folder are refused, never mixed.
+        cache: where the classifier and the statistics of real images are kept; fmkit's cache by default.
+        classifier_steps: of the classifier's training, for tests.
+
+    Raises:
+        SavedFileError: if the folder cannot be made.
+    """
+
+    def __init__(
+        self, folder: str | Path, protocol: Protocol, cache: Path | None = None, classifier_steps: int | None = None
+    ) -> None:
+        self.folder, self.protocol = Path(folder), protocol
+        self.cache, self.classifier_steps = cache, classifier_steps
+        self._split: Split | None = None
+        self._judge: measures.Judge | None = None
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SavedFileError(f"cannot make the folder {self.folder}: {error.strerror}") from error
+
+    def cell(self, method: str, seed: int) -> dict[str, Any]:
+        """The figures of one cell, measured now unless that was done before.
+
+        Raises:
+            ArgumentError: for a method that is not known, a seed that is none, or data that are no labelled images.
+            SavedFileError: for a folder that cannot be written, or holds results of another protocol.
+        """
+        check_method(method)
+        check_count("seed", seed, least=0)
+        path = self.folder / f"{self.protocol.data}_{method}_{seed}.json"
+        return self._read(path) or self._measure(path, method, seed)
+
+    def results(self) -> list[dict[str, Any]]:
+        """Every result in the folder, by method and seed."""
+        return load_results(self.folder)
+
+    @property
+    def split(self) -> Split:
+        """The images."""
+        if self._split is None:
+            self._split = labelled_images(self.protocol.data)
+        return self._split
+
+    @property
+    def judge(self) -> measures.Judge:
+        """Of generated images."""
+        if self._judge is None:
+            self._judge = measures.Judge(self.split, self.cache, self.classifier_steps)
+        return self._judge
+
+    def steps(self) -> int:
+        """As many as fit into the budget, by a calibration that the folder keeps."""
+        if self.protocol.steps is not None:
+            return self.protocol.steps
+        path = self.folder / "calibration" / f"{self.protocol.data}.json"
+        if path.is_file():
+            known = json.loads(path.read_text())
+            if known["protocol"] == asdict(self.protocol):
+                return int(known["steps"])
+        looks = Looks(set())
+        self._trainer("fm-ot", 0, CALIBRATION, looks).fit(self._unlabelled())
+        each = sum(looks.seconds[IGNORED:]) / (CALIBRATION - IGNORED)
+        steps = max(8, int(self.protocol.budget / each))
+        path.parent.mkdir(exist_ok=True)
+        self._write(path, {"steps": steps, "step_seconds": each})
+        return steps
+
+    def _measure(self, path: Path, method: str, seed: int) -> dict[str, Any]:
+        judge, steps = self.judge, self.steps()
+        looks = Looks({max(1, round(share * steps)) for share in DURING})
+        flow = self._trainer(method, seed, steps, looks).fit(self._unlabelled())
+        began, protocol = time.monotonic(), self.protocol
+        during = [self._look(flow, step, weights, seed) for step, weights in sorted(looks.kept.items())]
+        result = {
+            "method": method,
+            "seed": seed,
+            "steps": steps,
+            "training_seconds": round(sum(looks.seconds), 3),
+            "parameters": sum(p.numel() for p in flow.field.parameters()),
+            **measures.likelihood(flow, self.split, protocol, seed),
+            "fid": during[-1]["fid"],
+            "nfe": during[-1]["nfe"],
+            "during": during,
+            "few_steps": measures.few_steps(flow, judge, protocol, seed),
+            "held_out": judge.held_out(self.split, protocol.samples),
+        }
+        from fmkit.saving import FORMAT, write_tensors
+
+        write_tensors(path.with_suffix(".safetensors"), measures.strips(flow, seed), {"format": FORMAT})
+        return self._write(path, result | {"measuring_seconds": round(time.monotonic() - began, 1)})
+
+    def _look(self, flow: Flow, step: int, weights: dict[str, Tensor], seed: int) -> dict[str, Any]:
+        """What dopri5 makes of the weights of a step; the last ones are left in the flow."""
+        from fmkit.fields import network_of
+
+        network_of(flow.field).load_state_dict(weights)
+        return {"step": step, **measures.adaptive(flow, self.judge, self.protocol, seed)}
+
+    def _trainer(self, method: str, seed: int, steps: int, looks: Looks) -> Trainer:
+        from fmkit.objectives import Objective
+        from fmkit.paths import ProbabilityPath
+        from fmkit.specs import build
+        from fmkit.training import Settings, Trainer
+
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(stream_seed(seed, "weights"))
+            network = UNet(self.split.event_shape, preset=self.protocol.preset)
+        settings = Settings(
+            steps=steps,
+            batch_size=self.protocol.batch,
+            lr=LR,
+            warmup=int(WARMUP * steps),
+            decay="linear",
+            ema=EMA,
+            seed=seed,
+            device="cpu",
+            loss_floor=False,
+        )
+        chosen = METHODS[method]
+        path = build(ProbabilityPath, chosen.path, "path")
+        objective = build(Objective, chosen.objective, "objective")
+        return Trainer(path, network, objective, settings=settings, callbacks=[looks])
+
+    def _unlabelled(self) -> Any:
+        from dataclasses import replace
+
+        return replace(self.split.train, cond=None)
+
+    def _read(self, path: Path) -> dict[str, Any] | None:
+        result = read_result(path)
+        if result is not None and result["protocol"] != asdict(self.protocol):
+            raise SavedFileError(
+                f"{path} was measured with {result['protocol']}, and this is {asdict(self.protocol)}; choose another "
+                "folder"
+            )
+        return result
+
+    def _write(self, path: Path, result: dict[str, Any]) -> dict[str, Any]:
+        from fmkit.saving import write_bytes
+
+        versions = {"fmkit": __version__, "torch": torch.__version__}
+        result = {**result, "protocol": asdict(self.protocol), "versions": versions}
+        write_bytes(path, json.dumps(result, indent=1).encode() + b"\n")
+        return result
+
+
+def read_result(path: Path) -> dict[str, Any] | None:
+    """A cell's result, or None where there is none.
+
+    Raises:
+        SavedFileError: for a file that is none.
+    """
+    try:
+        result = json.loads(path.read_text())
+        Protocol(**result["protocol"])
+        check_method(result["method"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SavedFileError(f"{path} is no result of this table ({error}); remove it to measure anew") from None
+    return result
+
+
+def load_results(folder: Path) -> list[dict[str, Any]]:
+    """Every result in a folder, by data, method in the table's order, and seed."""
+    found = [r for path in sorted(folder.glob("*.json")) if (r := read_result(path))]
+    return sorted(found, key=lambda r: (r["protocol"]["data"], [*METHODS].index(r["method"]), r["seed"]))

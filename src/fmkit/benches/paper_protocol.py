@@ -1,0 +1,138 @@
+"""What the paper's experiment on images is made of: its five methods, its data, and what a cell costs.
+
+From Lipman et al. (arXiv 2210.02747), Section 6 and Appendix E: the same network trained in five ways.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fmkit.arguments import check_count, check_number, shown
+from fmkit.errors import ArgumentError, did_you_mean
+from fmkit.fields.unet import UNET_PRESETS
+
+if TYPE_CHECKING:
+    from fmkit.data import Split
+
+LR, WARMUP, EMA = 1e-3, 0.05, 0.995
+TOLERANCE = 1e-5
+BUDGETS = (5, 10, 20, 50)  # evaluations of the few-step solvers
+REFERENCE_NFE = 1000
+DURING = (0.125, 0.25, 0.5, 1.0)  # shares of the training at which it is looked at
+UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way of training: how the table calls it, and its path and objective as a configuration names them."""
+
+    label: str
+    path: str
+    objective: str
+
+
+METHODS = {
+    "ddpm": Method("DDPM", "vp", "noise"),
+    "sm": Method("Score matching", "vp", "score"),
+    "scoreflow": Method("ScoreFlow", "vp", "scoreflow"),
+    "fm-diffusion": Method("FM, diffusion path", "vp", "velocity"),
+    "fm-ot": Method("FM, OT path", "condot", "velocity"),
+}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What a cell costs; results of different protocols are never mixed.
+
+    Attributes:
+        data: a registered set of labelled images.
+        budget: seconds of training of each method, > 0.
+        preset: of the UNet.
+        batch: images a step.
+        samples: images generated for each FID.
+        nll_images: held-out images whose likelihood is taken, at most as many as there are.
+        dequantizations: K, of each of these.
+        noises: samples whose error against the reference solution is taken, at most `samples`.
+        steps: of training, whatever the budget; None measures how many fit into it.
+
+    Raises:
+        ArgumentError: for numbers out of range, or an unknown preset.
+    """
+
+    data: str
+    budget: float
+    preset: str = "tiny"
+    batch: int = 128
+    samples: int = 500
+    nll_images: int = 100
+    dequantizations: int = 5
+    noises: int = 64
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < check_number("budget", self.budget) < math.inf:
+            raise ArgumentError(f"budget is {self.budget:g} seconds, expected more than 0")
+        if self.preset not in UNET_PRESETS:
+            raise ArgumentError(f"preset is {shown(self.preset)}{did_you_mean(str(self.preset), UNET_PRESETS)}")
+        least = {"batch": 1, "samples": 4, "nll_images": 2, "dequantizations": 1, "noises": 1}
+        for name, smallest in least.items():
+            check_count(name, getattr(self, name), smallest)
+        if self.steps is not None:
+            check_count("steps", self.steps)
+        if self.noises > self.samples:
+            raise ArgumentError(f"noises is {self.noises}, expected at most samples, {self.samples}")
+
+
+def seconds_of(text: str) -> float:
+    """Seconds from 90s, 2m, 1.5h or a bare number of seconds.
+
+    Raises:
+        ArgumentError: for anything else, or no time at all.
+
+    Examples:
+        >>> seconds_of("2m")
+        120.0
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip()) if isinstance(text, str) else None
+    if found is None or not float(found[1]) > 0:
+        raise ArgumentError(f"budget is {shown(text)}, expected a time above 0, as 90s, 2m or 1h")
+    return float(found[1]) * UNITS[found[2]]
+
+
+def check_method(name: str) -> Method:
+    """The method of that name.
+
+    Raises:
+        ArgumentError: if there is none.
+    """
+    if not isinstance(name, str) or name not in METHODS:
+        raise ArgumentError(f"method is {shown(name)}, which the table has not{did_you_mean(str(name), METHODS)}")
+    return METHODS[name]
+
+
+def labelled_images(name: str, seed: int = 0) -> Split:
+    """The images of a registered data set, with the labels that the classifier of the features needs.
+
+    Raises:
+        RegistryError: if none of that name is installed.
+        ArgumentError: if it is no set of labelled images `(C, H, W)`, or its files or package are missing.
+    """
+    from fmkit import registry
+    from fmkit.data import DataSet
+    from fmkit.specs import build
+
+    known = inspect.signature(registry.load("fmkit.datasets", name)).parameters
+    if "labels" not in known:
+        raise ArgumentError(f"data is {name!r}, which are no labelled images; expected such as digits or fashion-mnist")
+    spec = {"name": name, "labels": True} | ({"flat": False} if "flat" in known else {})
+    split = build(DataSet, spec, "data").load(seed)
+    if len(split.event_shape) != 3 or split.levels is None or split.classes is None:
+        raise ArgumentError(
+            f"data is {name!r}, with events of shape {split.event_shape}; expected labelled images (C, H, W) of whole "
+            "grey levels, such as digits or fashion-mnist"
+        )
+    return split
