@@ -41,7 +41,7 @@ def draw(results: Sequence[Result], strips: Path, folder: Path) -> list[str]:
     made["error"] = _solvers(results, there, "rmse", "RMSE of a pixel, against 1,000 NFE")
     if tensors:
         levels = max(float(v["by_nfe"][-1].max()) for v in tensors.values())
-        by_nfe = [*(f"{nfe} NFE" for nfe in BUDGETS), "1,000"]
+        by_nfe = [*(f"{nfe} NFE" for nfe in BUDGETS), "1,000 NFE"]
         made["samples"] = _strips({k: v["by_nfe"] for k, v in tensors.items()}, by_nfe, levels)
         moments = len(next(iter(tensors.values()))["path"])
         at = ["noise", *(f"t = {k / (moments - 1):.2f}" for k in range(1, moments - 1)), "sample"]
@@ -71,7 +71,7 @@ def _training(results: Sequence[Result], there: Sequence[str]) -> Figure:
             axes.plot(*zip(*points, strict=True), marker="o", color=COLOURS[name], label=METHODS[name].label)
         axes.set(xlabel="training step", title=f"{title} during training")
         _plain(axes)
-    axes.legend(frameon=False, fontsize=8)
+    _legend(made, axes)
     return made
 
 
@@ -84,11 +84,12 @@ def _solvers(results: Sequence[Result], there: Sequence[str], key: str, label: s
             points = [(at[0]["nfe"], statistics.mean(r[key] for r in at)) for at in zip(*mine, strict=True)]
             axes.plot(*zip(*points, strict=True), marker=mark, color=COLOURS[name], label=METHODS[name].label)
         axes.set(xscale="log", yscale="log", xlabel="NFE", title=NAMES[solver])
+        axes.set_xlim(0.7 * BUDGETS[0], 1.2 * BUDGETS[-1])
         axes.set_xticks(BUDGETS, [str(nfe) for nfe in BUDGETS])
         axes.minorticks_off()
         _plain(axes)
     panels[0].set_ylabel(label)
-    panels[-1].legend(frameon=False, fontsize=8)
+    _legend(made, panels[0])
     return made
 
 
@@ -96,15 +97,21 @@ def _strips(strips: dict[str, Tensor], titles: Sequence[str], top: float, shown:
     """A row for each method and a panel for each title, of `shown` images side by side."""
     made = figure((0.55 * shown + 0.4) * len(titles) + 1.6, 0.75 * len(strips) + 0.5)
     panels = made.subplots(len(strips), len(titles), squeeze=False)
+    for axes, title in zip(panels[0], titles, strict=True):
+        axes.set_title(title, fontsize=9)
     for row, (name, images) in zip(panels, strips.items(), strict=True):
-        for axes, title, batch in zip(row, titles, images, strict=True):
+        for axes, batch in zip(row, images, strict=True):
             joined = batch[:shown].permute(2, 0, 3, 1).flatten(1, 2)  # (H, shown * W, C)
             axes.imshow((joined / top).clamp(0, 1).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1)
             axes.set(xticks=[], yticks=[])
-            if row is panels[0]:
-                axes.set_title(title, fontsize=9)
         row[0].set_ylabel(METHODS[name].label, rotation=0, ha="right", va="center", fontsize=9)
     return made
+
+
+def _legend(made: Figure, axes: Any) -> None:
+    """One for all panels, below them."""
+    handles, labels = axes.get_legend_handles_labels()
+    made.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
 
 
 def _plain(axes: Any) -> None:
