@@ -129,6 +129,7 @@ def test_the_table_has_every_method_and_says_what_is_missing(bench):
     assert rows["FM, diffusion path"][2] == f"{results[0]['fid']:.2f}"
     assert few_step_lines(results, "rmse")[1][2:] == tuple(f"{r['few_steps'][0]['rmse']:.3f}" for r in results)
     assert "2 steps, whatever their time" in page(results)
+    assert f"Measured with fmkit {fmkit.__version__}, torch {torch.__version__}." in " ".join(page(results).split())
     two = [*results, {**results[0], "seed": 1, "fid": results[0]["fid"] + 2}]
     assert {row[0]: row for row in lines(two)}["FM, diffusion path"][
         2

@@ -83,10 +83,10 @@ def _solvers(results: Sequence[Result], there: Sequence[str], key: str, label: s
             mine = [[r for r in m["few_steps"] if r["solver"] == solver] for m in results if m["method"] == name]
             points = [(at[0]["nfe"], statistics.mean(r[key] for r in at)) for at in zip(*mine, strict=True)]
             axes.plot(*zip(*points, strict=True), marker=mark, color=COLOURS[name], label=METHODS[name].label)
-        axes.set(xscale="log", yscale="log", xlabel="NFE", title=NAMES[solver])
+        axes.set(xscale="log", yscale="log" if key == "rmse" else "linear", xlabel="NFE", title=NAMES[solver])
         axes.set_xlim(0.7 * BUDGETS[0], 1.2 * BUDGETS[-1])
         axes.set_xticks(BUDGETS, [str(nfe) for nfe in BUDGETS])
-        axes.minorticks_off()
+        axes.set_xticks([], minor=True)
         _plain(axes)
     panels[0].set_ylabel(label)
     _legend(made, panels[0])

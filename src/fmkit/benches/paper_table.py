@@ -89,9 +89,7 @@ def page(results: Sequence[Result], figures: Sequence[str] = ()) -> str:
         few[1],
         *(f"### {FIGURES[name]}\n\n![{FIGURES[name]}](paper-{name}.png)" for name in figures),
         *paragraphs(METHOD),
-        *paragraphs(
-            (f"The classifier knows {accuracy:.1%} of the held-out images. Measured with {', '.join(versions)}.",)
-        ),
+        *paragraphs((f"The classifier knows {accuracy:.1%} of the held-out images. Measured with {versions}.",)),
     ]
     return "\n\n".join(parts) + "\n"
 
