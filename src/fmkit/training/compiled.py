@@ -67,39 +67,43 @@ class CompiledStep:
         self.parameters: list[Tensor] = [p for _, p in named]
         names = [name for name, _ in named]
 
-        def mean_loss(weights: list[Tensor], question: Question) -> Tensor:
+        def mean_loss(weights: list[Tensor], question: Question) -> tuple[Tensor, Tensor]:
             with autocast():
                 answer = functional_call(
                     asked, dict(zip(names, weights, strict=True)), (question.t, question.x, question.cond)
                 )
-                return question.loss(answer).mean()
+                value = question.loss(answer)
+                return value.mean(), value
 
         self._mean_loss, self.failed = mean_loss, False
         # A break in the graph would leave the differentiation outside of it, which is slower than no graph at all.
-        self._compiled = torch.compile(grad_and_value(mean_loss), backend=backend, fullgraph=True, dynamic=False)
+        self._compiled = torch.compile(
+            grad_and_value(mean_loss, has_aux=True), backend=backend, fullgraph=True, dynamic=False
+        )
 
-    def backward(self, question: Question, share: float = 1.0) -> Tensor:
-        """The mean loss of a question times `share`, whose gradients are added to those of the weights."""
+    def backward(self, question: Question, share: float = 1.0) -> tuple[Tensor, Tensor]:
+        """The mean loss of a question times `share`, whose gradients are added to those of the weights; each loss."""
         if self.failed:
             return self._eagerly(question, share)
         try:
             with torch.no_grad():  # grad_and_value differentiates nevertheless, and nothing beyond it is kept
-                gradients, loss = self._compiled([p.detach() for p in self.parameters], question)
+                gradients, (loss, value) = self._compiled([p.detach() for p in self.parameters], question)
         except Exception as error:  # whatever a compiler raises
-            loss = self._eagerly(question, share)  # a mistake of the network's is no fault of compiling: it is raised
+            out = self._eagerly(question, share)  # a mistake of the network's is no fault of compiling: it is raised
             self.failed = True
             _without(error)
-            return loss
+            return out
         if share != 1:
             torch._foreach_mul_(gradients, share)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
-        return loss * share
+        return loss * share, value
 
-    def _eagerly(self, question: Question, share: float) -> Tensor:
-        loss = self._mean_loss(self.parameters, question) * share
+    def _eagerly(self, question: Question, share: float) -> tuple[Tensor, Tensor]:
+        mean, value = self._mean_loss(self.parameters, question)
+        loss = mean * share
         loss.backward()
-        return loss.detach()
+        return loss.detach(), value.detach()
 
 
 def _without(reason: Exception | str) -> None:

@@ -41,15 +41,29 @@ class FusedAdamW(torch.optim.AdamW):
         self._listed: list[_Listed] | None = None
 
     @torch.no_grad()
-    def update(self, clip: float | None = None, add: Callable[[Tensor], Tensor] | None = None) -> None:
-        """One step with the gradients there are, scaled down first to a norm of `clip`, all together, if it is greater.
+    def norm(self, add: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """The norm of all gradients together.
 
-        `add` sums the squared norm over processes that hold parts of the weights.
+        `torch.nn.utils.clip_grad_norm_` spends two thirds of its time on sorting gradients by device and precision;
+        here there is one of each.
+
+        Args:
+            add: sums the squared norm over processes that hold parts of the weights.
+        """
+        gradients = self._gradients()
+        if not gradients:
+            return torch.zeros(())
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        return norm if add is None else add(norm.square()).sqrt()
+
+    @torch.no_grad()
+    def update(self, clip: float | None = None, norm: Tensor | None = None) -> None:
+        """One step with the gradients there are, scaled down first to a norm of `clip` if `norm`, theirs, is greater.
 
         The first step is torch's own, which makes the state; so is one in which a parameter has no gradient.
         """
-        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        excess = None if clip is None else _excess(gradients, clip, add)
+        excess = None if clip is None else excess_of(self.norm() if norm is None else norm, clip)
+        gradients = self._gradients()
         lean = self._listed is not None and len(gradients) == sum(len(g["params"]) for g in self.param_groups)
         if excess is not None and not (lean and excess.dtype == torch.float32):  # the kernel takes no other
             torch._foreach_div_(gradients, excess)
@@ -79,6 +93,9 @@ class FusedAdamW(torch.optim.AdamW):
                 found_inf=None,
             )
 
+    def _gradients(self) -> list[Tensor]:
+        return [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+
     def _list(self) -> list[_Listed] | None:
         """The groups with their state; None where the fused kernel does not fit, or a parameter has no state yet."""
         found = []
@@ -93,13 +110,6 @@ class FusedAdamW(torch.optim.AdamW):
         return found
 
 
-def _excess(gradients: list[Tensor], largest: float, add: Callable[[Tensor], Tensor] | None) -> Tensor:
-    """What to divide the gradients by: 1, or how many times their norm is greater; the arithmetic of torch's clipping.
-
-    `torch.nn.utils.clip_grad_norm_` spends two thirds of its time on sorting gradients by device and precision; here
-    there is one of each.
-    """
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-    if add is not None:
-        norm = add(norm.square()).sqrt()
+def excess_of(norm: Tensor, largest: float) -> Tensor:
+    """What to divide gradients by: 1, or how many times their norm is greater; the arithmetic of torch's clipping."""
     return ((norm + 1e-6) / largest).clamp_(min=1.0)

@@ -99,6 +99,14 @@ class Pairing:
         x1, n = self._units(batches.x), self.settings.batch_size
         return (Batch(self._fresh(step, n, x1), x1, batches.cond) for step in itertools.count())
 
+    def whence(self, batches: Any, x1: Tensor) -> list[int] | None:
+        """Where in the data samples of a batch lie; None where it is not in memory, or a batch holds others."""
+        if not isinstance(batches, InMemory) or self.data.augment is not None:
+            return None
+        every = self._units(batches.x).flatten(1)
+        found = [(every == row).all(1).nonzero() for row in x1.flatten(1)]
+        return [int(where[0]) for where in found] if all(len(where) for where in found) else None
+
     @property
     def _kept(self) -> bool:
         """Whether the pairs are those in which x0 and x1 come."""

@@ -26,11 +26,13 @@ from fmkit._version import __version__
 from fmkit.arguments import check_count, shown
 from fmkit.errors import ArgumentError, SavedFileError, TrainingError
 from fmkit.parts import Part
+from fmkit.paths import ProbabilityPath
 from fmkit.saving import FORMAT, read_shapes, read_tensors, reason
 from fmkit.specs import describe
 from fmkit.training.checkpoint import Checkpoints
 from fmkit.training.engine import Engine, Single
-from fmkit.training.optimizer import FusedAdamW
+from fmkit.training.health import LossOverTime, not_finite
+from fmkit.training.optimizer import FusedAdamW, excess_of
 from fmkit.training.settings import Settings
 
 # Seconds between two checkpoints of a coupling that is being fitted.
@@ -47,6 +49,8 @@ class Run:
         optimizer: AdamW.
         scaler: the gradient scaler of float16, disabled else.
         step: steps done.
+        skipped: of these, left out because their loss or gradient was not finite.
+        over_time: the loss in each part of the path's interval, since it was last logged.
         folder: where the run is kept, or None.
         checkpoints: those in the folder, or None.
         validated: the step of the last validation loss, and the loss.
@@ -64,7 +68,8 @@ class Run:
         self.engine = engine or Single()
         average = copy.deepcopy(network).eval().requires_grad_(False) if settings.ema else None
         self.network = network = self.engine.spread(network)
-        self.settings, self.parts = settings, parts
+        self.settings, self.parts, path = settings, parts, parts["path"]
+        assert isinstance(path, ProbabilityPath)
         self.device = next((p.device for p in network.parameters()), torch.device("cpu"))
         self.trained = [p for p in network.parameters() if p.requires_grad]
         self.parameters: list[Tensor] = [p if (q := self._local(p)) is p else q.requires_grad_() for p in self.trained]
@@ -79,6 +84,8 @@ class Run:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "float16")
         self.step = 0
         self.total, self.counted = torch.zeros((), dtype=torch.float64, device=self.device), 0
+        self.skipped = 0
+        self.over_time = LossOverTime(path.interval, self.engine, self.device)
         self.folder = None if folder is None else Path(folder)
         self.checkpoints = None if self.folder is None else Checkpoints(self.folder)
         self.validated: tuple[int, float] | None = None
@@ -98,16 +105,35 @@ class Run:
         factor = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[s.decay]
         return s.lr * factor
 
-    def update(self) -> None:
-        """Take the optimizer's step with the gradients there are, and move the averaged weights."""
+    def gradient_norm(self) -> Tensor:
+        """The norm of the whole gradient, of all processes' parts."""
         if self.scaler.is_enabled():
-            if self.settings.clip is not None:
-                self.scaler.unscale_(self.optimizer)
-                torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
+            self.scaler.unscale_(self.optimizer)
+        return self.optimizer.norm(self.engine.add_parts)
+
+    def not_finite(self) -> str:
+        """Whose gradient is not finite here, in words."""
+        trained = (name for name, p in self.network.named_parameters() if p.requires_grad)
+        spoilt = not_finite(trained, self.parameters)
+        return (
+            f"the gradient of {', '.join(spoilt[:3])}{', ...' if len(spoilt) > 3 else ''}" if spoilt else "the gradient"
+        )
+
+    def update(self, norm: Tensor | None = None) -> None:
+        """Take the optimizer's step with the gradients there are, and move the averaged weights.
+
+        Args:
+            norm: of the gradient, which is needed for clipping it.
+        """
+        clip = self.settings.clip
+        if self.scaler.is_enabled():
+            if clip is not None and norm is not None:
+                excess = excess_of(norm, clip)
+                torch._foreach_div_([p.grad for p in self.parameters if p.grad is not None], excess)
             self.scaler.step(self.optimizer)
             self.scaler.update()
         else:
-            self.optimizer.update(self.settings.clip, self.engine.add_parts)
+            self.optimizer.update(clip, norm)
         self._average()
 
     @torch.no_grad()
@@ -227,6 +253,7 @@ class Run:
             "parts": self._described(),
             "metrics_bytes": self._metrics.tell() if self._metrics else 0,
             "counted": self.counted,
+            "skipped": self.skipped,
             "scaler": self.scaler.state_dict(),
         }
         loss = self.validated[1] if self.validated is not None and self.validated[0] == self.step else None
@@ -242,7 +269,7 @@ class Run:
         return {"network": self.network, "ema": self.ema, **self.parts}
 
     def _tensors(self) -> dict[str, Tensor]:
-        tensors = {"total": self.total}
+        tensors = {"total": self.total, "over_time": self.over_time.state()}
         for prefix, module in self._modules().items():
             tensors |= {f"{prefix}.{k}": self._whole(v, v) for k, v in module.state_dict().items()}
         for i, (part, parameter) in enumerate(zip(self.parameters, self.trained, strict=True)):
@@ -284,7 +311,9 @@ class Run:
                 }
             self.scaler.load_state_dict(header["scaler"]) if self.scaler.is_enabled() else None
             self.total = _taken(tensors, "total", torch.Size(), path).to(self.device)
-            self.counted = header["counted"]
+            self.counted, self.skipped = header["counted"], header.get("skipped", 0)
+            if "over_time" in tensors:  # a younger key
+                self.over_time.load(tensors["over_time"].to(self.device))
             self.step = header["step"]
             if self.engine.main:
                 self.checkpoints.set_aside(path)

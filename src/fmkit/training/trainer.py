@@ -32,6 +32,7 @@ from fmkit.training.callbacks import Callback, Progress
 from fmkit.training.compiled import compiled_step
 from fmkit.training.engine import Engine, Single, engine_of_environment
 from fmkit.training.floors import LossFloor, floor_of
+from fmkit.training.health import LossOverTime, of_samples
 from fmkit.training.interruption import Interruption
 from fmkit.training.pairing import Pairing
 from fmkit.training.recomputing import recomputing
@@ -138,6 +139,7 @@ class Trainer:
         if coupling.own is not None:
             data, batches = self._of_its_own(data, batches, coupling, part)
             pairing = Pairing(data, source, coupling, s, self._dtype, rank=part[0])
+        self._whence = lambda x1: pairing.whence(batches, x1)
         self._tell("on_start", run)
         self._least = self._find_least(run, data, source, coupling)
         global_state = torch.get_rng_state()
@@ -147,8 +149,8 @@ class Trainer:
             twice.__enter__()
             run.network.train()
             for batch in pairing.pairs(batches, run.step, s.steps) if run.step < s.steps else ():
-                loss = self._step(run, batch)
-                run.total, run.counted, run.step = run.total + loss, run.counted + 1, run.step + 1
+                self._step(run, batch)
+                run.step += 1
                 self._tell("on_step", run)
                 if run.step % s.log_every == 0 or run.step == s.steps:
                     self._log(run)
@@ -252,23 +254,53 @@ class Trainer:
         self._tell("on_log", run, record)  # also after a resume: a bar says what its excess is over
         return floor.value
 
-    def _step(self, run: Run, batch: Batch) -> Tensor:
-        """One optimizer step; the mean loss of the batch."""
+    def _step(self, run: Run, batch: Batch) -> None:
+        """One optimizer step, unless its loss or gradient is not finite and it may be skipped."""
         s = self.settings
         for group in run.optimizer.param_groups:
             group["lr"] = self._rate = run.learning_rate()
         for parameter in run.trained:  # as optimizer.zero_grad, which takes a tenth of a small step to get there
             parameter.grad = None
+        run.over_time.begin()
         losses = []
         for share in shares(len(batch.x1), run.engine, s.accumulate, s.across_ranks):
             seed_dropout(s.seed, run.step, run.device, share.number)
             losses.append(self._backward(run, batch, share))
         loss = run.engine.sum(losses[0] if len(losses) == 1 else torch.stack(losses).sum())
-        if run.device.type == "cpu":  # on a GPU looking would wait for it; there it is looked at when it is logged
-            _check_finite(loss.item(), run.step, self._rate)
+        # On a GPU looking would wait for it; there it is looked at when it is logged.
+        looked, self._norm = run.device.type == "cpu" or s.skip_nonfinite > 0, None
+        if looked and not math.isfinite(loss.item()):
+            self._unsound(run, batch, f"the loss is {loss.item()}")
+            return
         run.engine.add_gradients(run.trained, run.parameters)
-        run.update()
-        return loss
+        if s.clip is not None or s.skip_nonfinite or (run.step + 1) % s.log_every == 0 or run.step + 1 == s.steps:
+            self._norm = run.gradient_norm()
+            if looked and not run.scaler.is_enabled() and not math.isfinite(self._norm.item()):
+                self._unsound(run, batch, f"{run.not_finite()} is not finite, though the loss is")
+                return
+        run.update(self._norm)
+        run.total, run.counted = run.total + loss, run.counted + 1
+
+    def _unsound(self, run: Run, batch: Batch, said: str) -> None:
+        """Leave a step out, with a line in the metrics; or end the run."""
+        if run.skipped == self.settings.skip_nonfinite:
+            alone = run.engine.ranks * self.settings.accumulate == 1
+            whose = of_samples(run.over_time.spoilt, batch, self._whence) if alone else ""
+            raise self._refusal(run, run.step, said, whose)
+        run.skipped, self._norm = run.skipped + 1, None
+        run.over_time.drop()
+        record = {"step": run.step + 1, "skipped": run.skipped}
+        run.record(record)
+        self._tell("on_log", run, record)
+
+    def _refusal(self, run: Run, step: int, said: str, whose: str = "") -> TrainingError:
+        """What ends a run whose loss or gradient is not finite."""
+        at = f"{said} at step {step} (learning rate {self._rate:.3g}, seed {self.settings.seed})"
+        already = f"{run.skipped} steps have been skipped already; " if run.skipped else ""
+        return TrainingError(
+            f"{at}{', ' + whose if whose else ''}; {already}the last checkpoint is untouched. Lower the learning rate, "
+            "clip gradients, look for outliers in the data, or allow some steps to be skipped (skip_nonfinite)"
+        )
 
     def _backward(self, run: Run, batch: Batch, share: Share) -> Tensor:
         """A share's part of the mean loss of the batch, and its gradients in the weights' `grad`."""
@@ -276,21 +308,32 @@ class Trainer:
             generator = self._stream(run, "objective", run.step)
             question = self.objective.question(run.network, self.path, batch, generator=generator)
             if question is not None:
-                return self._compiled.backward(share.question(question), share.weight)
-        loss = self._loss(run.network, batch, run, run.step, share)
+                question = share.question(question)
+                loss, value = self._compiled.backward(question, share.weight)
+                run.over_time.keep(question.t, value)
+                return loss
+        loss = self._loss(run.network, batch, run, run.step, share, run.over_time)
         if not loss.requires_grad:
             raise TrainingError(f"the loss of {type(self.field).__name__} depends on none of its weights: none is used")
         run.scaler.scale(loss).backward()
         return loss.detach()
 
     def _loss(
-        self, network: torch.nn.Module, batch: Batch, run: Run, step: int, share: Share, purpose: str = "objective"
+        self,
+        network: torch.nn.Module,
+        batch: Batch,
+        run: Run,
+        step: int,
+        share: Share,
+        over_time: LossOverTime | None = None,
     ) -> Tensor:
-        """A share's part of the mean loss of a batch."""
-        generator = self._stream(run, purpose, step)
+        """A share's part of the mean loss of a batch, in training if `over_time` is to hear of it, else held-out."""
+        generator = self._stream(run, "validation-objective" if over_time is None else "objective", step)
         network, ema = share.network(network), share.network(run.ema)
         with self._autocast(run.device):
             out = self.objective.loss(network, self.path, batch, ema=ema, step=step, generator=generator)
+        if over_time is not None:
+            over_time.keep(out.t[share.begin : share.end], out.value[share.begin : share.end])
         return share.mean(out.value)
 
     def _stream(self, run: Run, purpose: str, step: int) -> torch.Generator:
@@ -303,11 +346,21 @@ class Trainer:
         return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
 
     def _log(self, run: Run) -> None:
-        mean = (run.total / run.counted).item()
-        _check_finite(mean, run.step - 1, self._rate)
-        record = {"step": run.step, "loss": mean, "lr": self._rate}
-        if self._least is not None:
-            record["loss_excess"] = mean - self._least
+        record: dict[str, Any] = {"step": run.step, "lr": self._rate}
+        if run.counted:  # not every step was skipped
+            mean = (run.total / run.counted).item()
+            if not math.isfinite(mean):
+                raise self._refusal(run, run.step - 1, f"the loss is {mean}")
+            record = {"step": run.step, "loss": mean, "lr": self._rate}
+            if self._least is not None:
+                record["loss_excess"] = mean - self._least
+        if self._norm is not None and math.isfinite(
+            norm := self._norm.item()
+        ):  # float16 learns its scale by infinities
+            record["gradient_norm"] = norm
+        elif self._norm is not None and not run.scaler.is_enabled():
+            raise self._refusal(run, run.step - 1, f"{run.not_finite()} is not finite, though the loss is")
+        record |= run.over_time.take()
         run.total, run.counted = torch.zeros_like(run.total), 0
         run.record(record)
         self._tell("on_log", run, record)
@@ -326,7 +379,7 @@ class Trainer:
         losses = []
         for k, batch in enumerate(pairing.pairs(batches, 0, VALIDATION_BATCHES)):
             (share,) = shares(len(batch.x1), run.engine, 1, across=True)
-            losses.append(self._loss(run.ema, batch, run, k, share, "validation-objective"))
+            losses.append(self._loss(run.ema, batch, run, k, share))
         run.ema.train(was_training)
         record = {"step": run.step, "validation_loss": run.engine.sum(torch.stack(losses)).mean().item()}
         run.validated = (run.step, record["validation_loss"])
@@ -413,11 +466,3 @@ def _as_data(data: Any, cond: Any) -> Data:
             raise ArgumentError(f"data is a tuple of {len(data)}, expected paired samples (x0, x1)")
         return Data(data[1], cond, torch.as_tensor(data[0]))
     return Data(data, cond)
-
-
-def _check_finite(loss: float, step: int, rate: float) -> None:
-    if not math.isfinite(loss):
-        raise TrainingError(
-            f"the loss is {loss} at step {step} (learning rate {rate:.3g}); the last checkpoint is "
-            "untouched. Lower the learning rate, clip gradients, or look for outliers in the data"
-        )
