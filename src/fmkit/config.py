@@ -37,7 +37,7 @@ class RunConfig(pydantic.BaseModel):
         data: the data set.
         path, source, coupling, objective, field, solver: the parts of the same names.
         time: the objective's time sampler.
-        callbacks: beside the progress bar.
+        callbacks: beside the progress bar and the telemetry.
         engine: what carries the training over processes; by default `ddp` under torchrun or srun, `single` else.
         trainer: `fmkit.Settings`, but for the seed.
         seed: every random draw follows from it.
@@ -302,8 +302,7 @@ def _assemble(config: RunConfig, progress: bool) -> Job:
     }
     with _seeded(config.seed):
         network = build(fields.VectorField, config.field, "field", Context(supplied=supplied))
-    if progress:
-        callbacks = [training.Progress(), *callbacks]
+    callbacks = [*([training.Progress()] if progress else []), training.Telemetry(), *callbacks]
     trainer = training.Trainer(path, network, objective, source, coupling, solver, settings, callbacks)
     return Job(config, split, trainer, engine)
 

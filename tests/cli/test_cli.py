@@ -37,6 +37,7 @@ def test_a_run_folder_is_complete_and_repeats_itself(moons, tmp_path, capsys):
         "config.yaml",
         "run.json",
         "metrics.jsonl",
+        "telemetry.jsonl",
         "metrics.json",
         "checkpoints",
         "checkpoints.json",

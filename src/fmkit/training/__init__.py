@@ -1,7 +1,7 @@
 """Training: the trainer, its settings, and callbacks."""
 
 from fmkit.randomness import stream
-from fmkit.training.callbacks import Callback, Progress, TensorBoard
+from fmkit.training.callbacks import NFE, Callback, Progress, Telemetry, TensorBoard
 from fmkit.training.distributed import DDP, FSDP
 from fmkit.training.engine import Engine, Single, engine_of_environment
 from fmkit.training.floors import LossFloor
@@ -12,6 +12,7 @@ from fmkit.training.trainer import Trainer
 __all__ = [
     "DDP",
     "FSDP",
+    "NFE",
     "Callback",
     "Engine",
     "LossFloor",
@@ -19,6 +20,7 @@ __all__ = [
     "Run",
     "Settings",
     "Single",
+    "Telemetry",
     "TensorBoard",
     "Trainer",
     "engine_of_environment",

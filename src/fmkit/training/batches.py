@@ -173,6 +173,14 @@ def batches_of(data: Data, batch_size: int, seed: int, device: torch.device, par
     return InMemory(data, batch_size, seed, device, part)
 
 
+def first_conditions(batches: Any, n: int) -> Any:
+    """n conditions: those of the first batch, again and again; None where there are none."""
+    cond = next(batches.iterate(0)).cond
+    if not isinstance(cond, Tensor):
+        return None
+    return cond.repeat(-(-n // len(cond)), *[1] * (cond.ndim - 1))[:n]
+
+
 def _at_once(batch_size: int, event_shape: tuple[int, ...]) -> int:
     return max(1, min(STEPS, NUMBERS // (batch_size * math.prod(event_shape))))
 

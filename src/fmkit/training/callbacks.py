@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 import sys
 import time
+import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fmkit.errors import ArgumentError
+import torch
+
+from fmkit.arguments import check_count
+from fmkit.errors import ArgumentError, CombinationError
 from fmkit.parts import Part
+from fmkit.randomness import stream
+from fmkit.solvers import Solver
 
 if TYPE_CHECKING:
     from fmkit.training.state import Run
@@ -127,3 +136,102 @@ class TensorBoard(Callback):
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+
+class Telemetry(Callback):
+    """Speed and memory, a line with each line of the loss, in `telemetry.jsonl` of the run folder; nothing without one.
+
+    It has a clock in it, so no two runs have the same, and it is kept apart from the metrics, which they do. A line:
+    `step`; `seconds` of training up to there, those of a run that was resumed included; `steps_per_second` and
+    `samples_per_second` since the line before; `memory`, in bytes, the most there was: of the device on a GPU, else of
+    the process.
+    """
+
+    def on_start(self, run: Run) -> None:
+        self._path = None if run.folder is None else run.folder / "telemetry.jsonl"
+        self._seconds, self._step, self._last = 0.0, run.step, time.monotonic()
+        if self._path is not None:
+            kept = [line for line in _lines(self._path) if line["step"] <= run.step]  # the run may go back
+            self._seconds = kept[-1]["seconds"] if kept else 0.0
+            self._write("w", *kept)
+
+    def on_log(self, run: Run, record: dict[str, Any]) -> None:
+        if self._path is None or "lr" not in record:
+            return
+        now = time.monotonic()
+        passed, steps = now - self._last, run.step - self._step
+        self._seconds, self._step, self._last = self._seconds + passed, run.step, now
+        pace = steps / max(passed, 1e-9)
+        line: dict[str, Any] = {
+            "step": run.step,
+            "seconds": round(self._seconds, 3),
+            "steps_per_second": round(pace, 3),
+        }
+        line |= {"samples_per_second": round(pace * run.settings.batch_size, 1), "memory": _memory(run)}
+        self._write("a", line)
+
+    def _write(self, mode: str, *lines: dict[str, Any]) -> None:
+        """What cannot be written is left out: the run is worth more."""
+        assert self._path is not None
+        try:
+            with open(self._path, mode, encoding="utf-8") as file:
+                file.writelines(json.dumps(line) + "\n" for line in lines)
+        except OSError as error:
+            warnings.warn(f"no telemetry: {self._path} cannot be written: {error.strerror}", UserWarning, stacklevel=2)
+            self._path = None
+
+
+class NFE(Callback):
+    """How many evaluations the flow of the averaged weights takes to sample, in the metrics as `nfe`.
+
+    The mean over samples where each has a step size of its own. The noise is the same every time, and the run's own
+    random numbers are left alone.
+
+    Args:
+        every: steps between two measurements.
+        n: samples.
+        solver: by default the run's.
+
+    Raises:
+        CombinationError: at the start of a run whose network is kept in parts.
+    """
+
+    def __init__(self, every: int = 500, n: int = 64, solver: Solver | None = None) -> None:
+        super().__init__()
+        self.every, self.n, self.solver = check_count("every", every), check_count("n", n), solver
+
+    def on_start(self, run: Run) -> None:
+        if run.in_parts:
+            raise CombinationError("the callback 'nfe' needs the whole network in one process, and it is kept in parts")
+
+    def on_step(self, run: Run) -> None:
+        if run.step % self.every and run.step != run.steps:
+            return
+        flow, cond = run.flow(self.n)
+        solution = flow.trajectory(self.n, cond=cond, solver=self.solver, generator=stream(run.settings.seed, "nfe"))
+        run.note({"step": run.step, "nfe": solution.nfe.double().mean().item()})
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Of a file of telemetry; what is no line of it, as one that was cut off, is dropped."""
+    found = []
+    try:
+        for text in path.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                line = json.loads(text)
+                check_count("step", line["step"], least=0), float(line["seconds"])
+                found.append(line)
+    except (OSError, UnicodeDecodeError):
+        return []
+    return found
+
+
+def _memory(run: Run) -> int | None:
+    if run.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(run.device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024

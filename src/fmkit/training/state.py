@@ -15,7 +15,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from fmkit.parts import Part
 from fmkit.paths import ProbabilityPath
 from fmkit.saving import FORMAT, read_shapes, read_tensors, reason
 from fmkit.specs import describe
+from fmkit.training.callbacks import Callback
 from fmkit.training.checkpoint import Checkpoints
 from fmkit.training.engine import Engine, Single
 from fmkit.training.health import LossOverTime, not_finite
@@ -55,6 +56,7 @@ class Run:
         checkpoints: those in the folder, or None.
         validated: the step of the last validation loss, and the loss.
         engine: which process this is; rank 0 alone writes.
+        flow: the flow of the averaged weights as they are, and n conditions for its samples (None if there are none).
     """
 
     def __init__(
@@ -89,7 +91,14 @@ class Run:
         self.folder = None if folder is None else Path(folder)
         self.checkpoints = None if self.folder is None else Checkpoints(self.folder)
         self.validated: tuple[int, float] | None = None
+        self.callbacks: Sequence[Callback] = ()
+        self.flow: Callable[[int], tuple[Any, Any]] = _not_begun
         self._metrics: Any = None
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether a process holds parts of the weights only."""
+        return any(p is not q for p, q in zip(self.parameters, self.trained, strict=True))
 
     @property
     def steps(self) -> int:
@@ -190,6 +199,12 @@ class Run:
             with contextlib.suppress(OSError):  # what could not be written has been said
                 self._metrics.close()
             self._metrics = None
+
+    def note(self, line: dict[str, Any]) -> None:
+        """Append one line to the metrics, and tell the callbacks of it."""
+        self.record(line)
+        for callback in self.callbacks:
+            callback.on_log(self, line)
 
     def record(self, line: dict[str, Any]) -> None:
         """Append one line to the metrics.
@@ -360,6 +375,10 @@ class Run:
     def _described(self) -> dict[str, Any]:
         """The parts as plain data; their tensors are in the checkpoint itself, or in the data."""
         return {key: describe(part, {}, key) for key, part in self.parts.items()}
+
+
+def _not_begun(n: int) -> tuple[Any, Any]:
+    raise TrainingError("the run has not begun")
 
 
 def part_of_newest(folder: Path, part: str) -> dict[str, Tensor]:

@@ -27,8 +27,8 @@ from fmkit.paths import ProbabilityPath
 from fmkit.randomness import seed_dropout, stream
 from fmkit.solvers import Dopri5, Solver
 from fmkit.sources import Empirical, Gaussian, Source
-from fmkit.training.batches import batches_of
-from fmkit.training.callbacks import Callback, Progress
+from fmkit.training.batches import batches_of, first_conditions
+from fmkit.training.callbacks import Callback, Progress, Telemetry
 from fmkit.training.compiled import compiled_step
 from fmkit.training.engine import Engine, Single, engine_of_environment
 from fmkit.training.floors import LossFloor, floor_of
@@ -55,7 +55,7 @@ class Trainer:
         coupling: which source sample meets which data sample; independent by default.
         solver: the flow's; dopri5 at 1e-5 by default.
         settings: steps, batch size, learning rate and the like.
-        callbacks: told of every step; a progress bar by default.
+        callbacks: told of every step; a progress bar, and telemetry in the run folder, by default.
 
     Raises:
         CombinationError: if path, objective, source and coupling have no meaning together.
@@ -78,7 +78,7 @@ class Trainer:
         self._source, self._coupling = source, coupling
         self.solver = Dopri5() if solver is None else solver
         self.settings = Settings() if settings is None else settings
-        self.callbacks = [Progress()] if callbacks is None else list(callbacks)
+        self.callbacks = [Progress(), Telemetry()] if callbacks is None else list(callbacks)
         self._check(source or Gaussian(), coupling or Independent())
 
     @checked
@@ -133,12 +133,14 @@ class Trainer:
         parts = {"path": self.path, "objective": self.objective, "source": source, "coupling": coupling}
         run = Run(s, self.field, parts, folder, engine)
         run.open(resume)
+        run.callbacks = self.callbacks if engine.main else []
         self._compiled = compiled_step(run.network, self.objective, s, lambda: self._autocast(device))
         pairing = Pairing(data, source, coupling, s, self._dtype, rank=part[0])
         self._prepare(run, pairing, batches)
         if coupling.own is not None:
             data, batches = self._of_its_own(data, batches, coupling, part)
             pairing = Pairing(data, source, coupling, s, self._dtype, rank=part[0])
+        run.flow = lambda n: (self._flow_now(run, source, coupling, batches, data), first_conditions(batches, n))
         self._whence = lambda x1: pairing.whence(batches, x1)
         self._tell("on_start", run)
         self._least = self._find_least(run, data, source, coupling)
@@ -290,8 +292,7 @@ class Trainer:
         run.skipped, self._norm = run.skipped + 1, None
         run.over_time.drop()
         record = {"step": run.step + 1, "skipped": run.skipped}
-        run.record(record)
-        self._tell("on_log", run, record)
+        run.note(record)
 
     def _refusal(self, run: Run, step: int, said: str, whose: str = "") -> TrainingError:
         """What ends a run whose loss or gradient is not finite."""
@@ -362,8 +363,7 @@ class Trainer:
             raise self._refusal(run, run.step - 1, f"{run.not_finite()} is not finite, though the loss is")
         record |= run.over_time.take()
         run.total, run.counted = torch.zeros_like(run.total), 0
-        run.record(record)
-        self._tell("on_log", run, record)
+        run.note(record)
 
     @torch.no_grad()
     def _validate(self, run: Run, held_out: tuple[Data, Any], source: Source, coupling: Coupling) -> None:
@@ -383,8 +383,7 @@ class Trainer:
         run.ema.train(was_training)
         record = {"step": run.step, "validation_loss": run.engine.sum(torch.stack(losses)).mean().item()}
         run.validated = (run.step, record["validation_loss"])
-        run.record(record)
-        self._tell("on_log", run, record)
+        run.note(record)
 
     def _held_out(self, validation: Any, data: Data, device: torch.device) -> tuple[Data, Any]:
         held_out = _as_data(validation, None)
@@ -444,6 +443,10 @@ class Trainer:
     def _dtype(self) -> torch.dtype:
         return torch.float64 if self.settings.precision == "float64" else torch.float32
 
+    def _flow_now(self, run: Run, source: Source, coupling: Coupling, batches: Any, data: Data) -> Flow:
+        """Of the averaged weights as they are, which go on."""
+        return self._flow(copy.deepcopy(run.ema), source, coupling, batches.event_shape, data)
+
     def _flow(
         self, network: torch.nn.Module, source: Source, coupling: Coupling, shape: Sequence[int], data: Data
     ) -> Flow:
@@ -454,7 +457,7 @@ class Trainer:
         return flow.to(next(network.parameters()).device).eval()
 
     def _tell(self, event: str, run: Run, *arguments: Any) -> None:
-        for callback in self.callbacks if run.engine.main else ():
+        for callback in run.callbacks:
             getattr(callback, event)(run, *arguments)
 
 
