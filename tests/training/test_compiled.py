@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import fmkit
-from fmkit.errors import ArgumentError
+from fmkit.errors import ArgumentError, TrainingError
 from fmkit.objectives import Loss, Objective, VelocityMatching
 from fmkit.randomness import stream
 from fmkit.training.compiled import CompiledStep
@@ -86,6 +86,31 @@ def test_gradients_are_added_to_those_that_are_there(traced):
     for p, g, e in zip(network.parameters(), first, exact, strict=True):
         torch.testing.assert_close(g, e, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(p.grad, 2 * g)
+
+
+class Partly(torch.nn.Module):
+    """One layer that answers, one that nothing asks, one that is asked and multiplied by zero."""
+
+    def __init__(self, used=True):
+        super().__init__()
+        torch.manual_seed(0)
+        self.used, self.layer, self.idle, self.void = used, *(torch.nn.Linear(3, 2) for _ in range(3))
+
+    def forward(self, t, x):
+        h = torch.cat([x, t[:, None]], 1)
+        return self.layer(h) + 0 * self.void(h) if self.used else h[:, :2].detach()
+
+
+def test_weights_that_nothing_asks_are_left_alone_compiled_or_not(traced):
+    """AdamW shrinks by weight decay what has a gradient of zeros, and leaves alone what has none."""
+    with torch.random.fork_rng():
+        start = {k: p.detach().clone() for k, p in Partly().named_parameters()}
+        for compiled in (False, True):
+            found = {".".join(k.split(".")[-2:]): v for k, v in fit(Partly(), compile=compiled).items()}
+            assert all(torch.equal(found[k], start[k]) for k in start if k.startswith("idle"))
+            assert not torch.equal(found["void.weight"], start["void.weight"])
+            with pytest.raises(TrainingError, match="the loss of Partly depends on none of its weights"):
+                fit(Partly(used=False), compile=compiled)
 
 
 def test_where_there_is_no_compiler_the_run_says_so_and_is_the_eager_one(monkeypatch):

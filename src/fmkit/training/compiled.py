@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value
 
 from fmkit.compiling import warn_of
+from fmkit.errors import TrainingError
 from fmkit.fields import ask
 from fmkit.objectives import Objective, Question
 from fmkit.training.settings import Settings
@@ -62,32 +63,24 @@ class CompiledStep:
     """
 
     def __init__(self, network: torch.nn.Module, autocast: Autocast, backend: str = "inductor") -> None:
-        asked = Asked(network)
-        named = [(name, p) for name, p in asked.named_parameters() if p.requires_grad]
-        self.parameters: list[Tensor] = [p for _, p in named]
-        names = [name for name, _ in named]
-
-        def mean_loss(weights: list[Tensor], question: Question) -> tuple[Tensor, Tensor]:
-            with autocast():
-                answer = functional_call(
-                    asked, dict(zip(names, weights, strict=True)), (question.t, question.x, question.cond)
-                )
-                value = question.loss(answer)
-                return value.mean(), value
-
-        self._mean_loss, self.failed = mean_loss, False
-        # A break in the graph would leave the differentiation outside of it, which is slower than no graph at all.
-        self._compiled = torch.compile(
-            grad_and_value(mean_loss, has_aux=True), backend=backend, fullgraph=True, dynamic=False
-        )
+        self.asked = Asked(network)
+        self.named = {name: p for name, p in self.asked.named_parameters() if p.requires_grad}
+        self.autocast, self.backend, self.failed = autocast, backend, False
+        self._compiled: Callable[..., Any] | None = None
 
     def backward(self, question: Question, share: float = 1.0) -> tuple[Tensor, Tensor]:
         """The mean loss of a question times `share`, whose gradients are added to those of the weights; each loss."""
+        if self._compiled is None:
+            self._find_used(question)
+            # A break in the graph would leave the differentiation outside of it, slower than no graph at all.
+            function = grad_and_value(self._mean_loss, has_aux=True)
+            self._compiled = torch.compile(function, backend=self.backend, fullgraph=True, dynamic=False)
         if self.failed:
             return self._eagerly(question, share)
+        weights = list(self.named.values())
         try:
             with torch.no_grad():  # grad_and_value differentiates nevertheless, and nothing beyond it is kept
-                gradients, (loss, value) = self._compiled([p.detach() for p in self.parameters], question)
+                gradients, (loss, value) = self._compiled([p.detach() for p in weights], question)
         except Exception as error:  # whatever a compiler raises
             out = self._eagerly(question, share)  # a mistake of the network's is no fault of compiling: it is raised
             self.failed = True
@@ -95,15 +88,36 @@ class CompiledStep:
             return out
         if share != 1:
             torch._foreach_mul_(gradients, share)
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+        for parameter, gradient in zip(weights, gradients, strict=True):
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
         return loss * share, value
 
+    def _find_used(self, question: Question) -> None:
+        """Keep the weights that the loss depends on, as `backward` does: no gradient is not a gradient of zeros."""
+        devices = {p.device for p in self.named.values() if p.device.type == "cuda"}
+        with torch.random.fork_rng(sorted(devices, key=str)), torch.enable_grad():
+            mean, _ = self._mean_loss(list(self.named.values()), question)
+            if not mean.requires_grad:
+                raise none_used(self.asked.network)
+            gradients = torch.autograd.grad(mean, list(self.named.values()), allow_unused=True)
+        self.named = {k: p for (k, p), g in zip(self.named.items(), gradients, strict=True) if g is not None}
+
+    def _mean_loss(self, weights: list[Tensor], question: Question) -> tuple[Tensor, Tensor]:
+        with self.autocast():
+            named = dict(zip(self.named, weights, strict=True))
+            value = question.loss(functional_call(self.asked, named, (question.t, question.x, question.cond)))
+            return value.mean(), value
+
     def _eagerly(self, question: Question, share: float) -> tuple[Tensor, Tensor]:
-        mean, value = self._mean_loss(self.parameters, question)
+        mean, value = self._mean_loss(list(self.named.values()), question)
         loss = mean * share
         loss.backward()
         return loss.detach(), value.detach()
+
+
+def none_used(network: torch.nn.Module) -> TrainingError:
+    """What ends a run in which there is nothing to train."""
+    return TrainingError(f"the loss of {type(network).__name__} depends on none of its weights: none is used")
 
 
 def _without(reason: Exception | str) -> None:

@@ -29,7 +29,7 @@ from fmkit.solvers import Dopri5, Solver
 from fmkit.sources import Empirical, Gaussian, Source
 from fmkit.training.batches import batches_of, first_conditions
 from fmkit.training.callbacks import Callback, Progress, Telemetry
-from fmkit.training.compiled import compiled_step
+from fmkit.training.compiled import compiled_step, none_used
 from fmkit.training.engine import Engine, Single, engine_of_environment
 from fmkit.training.floors import LossFloor, floor_of
 from fmkit.training.health import LossOverTime, of_samples
@@ -315,7 +315,7 @@ class Trainer:
                 return loss
         loss = self._loss(run.network, batch, run, run.step, share, run.over_time)
         if not loss.requires_grad:
-            raise TrainingError(f"the loss of {type(self.field).__name__} depends on none of its weights: none is used")
+            raise none_used(self.field)
         run.scaler.scale(loss).backward()
         return loss.detach()
 
