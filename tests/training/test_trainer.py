@@ -418,6 +418,22 @@ def test_precisions(precision):
     assert set(seen) == {(wide, torch.float64 if precision == "float64" else torch.bfloat16)}
 
 
+def test_16_bits_come_as_near_to_the_floor():
+    """With weights, averages or updates of 16 bits, steps of so small a rate would be lost in the rounding."""
+    points, excess = fmkit.data.EightGaussians().load(0).train.x[:500].float(), []
+    for precision in ("float32", "bfloat16"):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            field = fmkit.fields.MLP(2, width=32, depth=1)
+        fitted = trainer(field, steps=250, batch_size=64, lr=1e-3, ema=0.98, precision=precision)
+        floor = fitted.loss_floor(points)
+        before = floor.excess(field).value
+        fitted.fit(points)
+        excess.append(floor.excess(field).value)
+    assert excess[0] < before / 4
+    assert excess[1] == pytest.approx(excess[0], rel=0.02)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
