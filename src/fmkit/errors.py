@@ -53,6 +53,10 @@ class SavedFileError(FmkitError, ValueError):
     """A saved flow or checkpoint that is damaged, foreign, or does not fit."""
 
 
+class HealthWarning(UserWarning):
+    """A sign that a training run goes wrong though nothing is broken; see `fmkit.training.signs`."""
+
+
 def did_you_mean(got: str, known: Iterable[str]) -> str:
     """`"; did you mean X?"`, or the list of what there is, or nothing."""
     known = sorted(known)

@@ -74,12 +74,12 @@ def test_resuming_continues_to_the_same_bits(moons, tmp_path):
     data = "data={name: moons, n_train: 500, n_test: 100}"
     folder = tmp_path / "cut"
     program = (
-        "import os, signal, fmkit.training.trainer as t\n"
-        "step = t.Trainer._step\n"
-        "def dying(self, run, batch):\n"
-        "    if run.step == 17: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return step(self, run, batch)\n"
-        "t.Trainer._step = dying\n"
+        "import os, signal, fmkit.training.step as s\n"
+        "take = s.Stepper.take\n"
+        "def dying(self, batch):\n"
+        "    if self.run.step == 17: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return take(self, batch)\n"
+        "s.Stepper.take = dying\n"
         "from fmkit.cli import main; main()\n"
     )
     words = ["train", "moons", data, *QUICK, "--out", str(folder), "--quiet"]

@@ -15,6 +15,7 @@ from fmkit.randomness import stream
 from fmkit.training import Settings, Single
 from fmkit.training.callbacks import Callback
 from fmkit.training.health import BINS, KEPT, LossOverTime
+from fmkit.training.step import Stepper
 
 X = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
 
@@ -80,7 +81,7 @@ def test_a_loss_that_is_not_finite_is_named_with_its_samples(tmp_path):
     assert kept(tmp_path) == ["step_00000002.safetensors", "step_00000004.safetensors"]
 
 
-def test_samples_are_found_in_the_users_own_units_and_pairs():
+def test_samples_are_found_in_the_users_own_units_and_pairs(monkeypatch):
     """Under a coupling the samples of a batch stand in another order; a transform gives them other values."""
     x = 1000 * X + 5
     trainer = fmkit.Trainer(
@@ -88,26 +89,20 @@ def test_samples_are_found_in_the_users_own_units_and_pairs():
         Sick(calls=[3], rows=[1]),
         coupling=fmkit.couplings.OptimalTransport(),
         settings=Settings(steps=8, batch_size=8, loss_floor=False),
-        callbacks=[Seen := Batches()],
+        callbacks=[],
     )
-    Seen.watch(trainer)
+    seen = batches_of_steps(monkeypatch)
     with pytest.raises(TrainingError) as caught:
         trainer.fit(Data(x, transform=fmkit.transforms.Affine(5.0, 1000.0)))
     index = int(str(caught.value).split("for sample ")[1].split(" of")[0])
-    torch.testing.assert_close((x[index] - 5) / 1000, Seen.batches[3].x1[1])
+    torch.testing.assert_close((x[index] - 5) / 1000, seen[3].x1[1])
 
 
-class Batches(Callback):
-    """What each step was trained on."""
-
-    def watch(self, trainer):
-        self.batches, step = [], trainer._step
-
-        def watched(run, batch):
-            self.batches.append(batch)
-            return step(run, batch)
-
-        trainer._step = watched
+def batches_of_steps(monkeypatch):
+    """What each step was trained on, as it goes on."""
+    seen, take = [], Stepper.take
+    monkeypatch.setattr(Stepper, "take", lambda self, batch: seen.append(batch) or take(self, batch))
+    return seen
 
 
 def test_rows_are_named_where_the_data_is_not_in_memory_or_is_augmented():
@@ -214,7 +209,7 @@ def test_the_gradients_norm_is_that_of_the_last_step_before_clipping(tmp_path, c
 
 
 @pytest.mark.parametrize("path", [CondOT(), VarianceExploding()], ids=lambda p: type(p).__name__)
-def test_losses_over_time_are_those_of_the_samples(tmp_path, path):
+def test_losses_over_time_are_those_of_the_samples(monkeypatch, tmp_path, path):
     """Against the definition, from the same draws; the untrained field answers 0 throughout at this learning rate."""
 
     class Zero(torch.nn.Module):
@@ -226,12 +221,11 @@ def test_losses_over_time_are_those_of_the_samples(tmp_path, path):
             return self.w * x
 
     trainer = fmkit.Trainer(path, Zero(), settings=Settings(steps=4, batch_size=8, log_every=4, lr=1e-30), callbacks=[])
-    seen = Batches()
-    seen.watch(trainer)
+    seen = batches_of_steps(monkeypatch)
     trainer.fit(X, folder=tmp_path)
     begin, end = path.interval
     sums, counts = [0.0] * BINS, [0] * BINS
-    for step, batch in enumerate(seen.batches):
+    for step, batch in enumerate(seen):
         out = VelocityMatching().loss(Zero(), path, batch, generator=stream(0, "objective", step))
         for t, value in zip(out.t.tolist(), out.value.tolist(), strict=True):
             k = min(BINS - 1, math.floor(BINS * (t - begin) / (end - begin)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 
 # Mistakes of the user end with 2, failures of the work with 1, an interruption with 130.
 USER, WORK, INTERRUPTED = 2, 1, 130
@@ -15,6 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
+    plain, warnings.formatwarning = warnings.formatwarning, _format
     try:
         code = app(arguments, standalone_mode=False) or 0
     except KeyboardInterrupt:
@@ -24,7 +26,16 @@ def main(arguments: list[str] | None = None) -> int:
         if debug:
             raise
         code = _report(error)
+    finally:
+        warnings.formatwarning = plain
     sys.exit(code)
+
+
+def _format(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning in one line: where in fmkit it was raised says nothing to a user of commands."""
+    return f"fmkit: warning: {' '.join(str(message).split())}\n"
 
 
 def _report(error: Exception) -> int:

@@ -85,7 +85,7 @@ class ConditionEmbedding(nn.Module):
             return self.null.expand(n, -1)
         cond = check_condition(cond)
         if self.label is not None:
-            embedded = self.label(self._check_labels(cond, n))
+            embedded = self.label(self.check_labels(cond, n))
         else:
             if cond.shape != (n, self.cond_dim):
                 raise ArgumentError(f"cond has shape {tuple(cond.shape)}, expected ({n}, {self.cond_dim})")
@@ -93,7 +93,8 @@ class ConditionEmbedding(nn.Module):
             embedded = self.vector(cond.to(self.vector.weight.dtype))
         return drop(embedded, self.null, self.cond_dropout if self.training else 0.0)
 
-    def _check_labels(self, cond: Tensor, n: int) -> Tensor:
+    def check_labels(self, cond: Tensor, n: int) -> Tensor:
+        """The n labels, if they are whole numbers that there are classes for; otherwise an ArgumentError."""
         if cond.is_floating_point() or cond.shape != (n,):
             raise ArgumentError(f"cond is {cond.dtype} of shape {tuple(cond.shape)}, expected integer labels ({n},)")
         if readable(cond):

@@ -7,40 +7,35 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from fmkit.arguments import checked
 from fmkit.couplings import Coupling, Independent, OptimalTransport, Paired
 from fmkit.data.base import Data
-from fmkit.errors import ArgumentError, CombinationError, SavedFileError, TrainingError
+from fmkit.errors import ArgumentError, CombinationError, SavedFileError
 from fmkit.fields import as_field, network_of
 from fmkit.flow import Flow, check_reads
 from fmkit.objectives import Batch, Objective, VelocityMatching
 from fmkit.paths import ProbabilityPath
-from fmkit.randomness import seed_dropout, stream
 from fmkit.solvers import Dopri5, Solver
 from fmkit.sources import Empirical, Gaussian, Source
 from fmkit.training.batches import batches_of, first_conditions
 from fmkit.training.callbacks import Callback, Progress, Telemetry
-from fmkit.training.compiled import compiled_step, none_used
 from fmkit.training.engine import Engine, Single, engine_of_environment
 from fmkit.training.floors import LossFloor, floor_of
-from fmkit.training.health import LossOverTime, of_samples
 from fmkit.training.interruption import Interruption
 from fmkit.training.pairing import Pairing
 from fmkit.training.recomputing import recomputing
 from fmkit.training.settings import Settings
-from fmkit.training.shares import Share, check_shares, shares
+from fmkit.training.shares import check_shares
+from fmkit.training.signs import Signs, check_labels
 from fmkit.training.state import Run, part_of_newest
+from fmkit.training.step import Stepper
 
-AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 VALIDATION_BATCHES = 8
 
 
@@ -129,21 +124,22 @@ class Trainer:
             data.transform.to(device)
         part = (0, 1) if s.across_ranks else (engine.rank, engine.ranks)
         batches = batches_of(data, s.batch_size, s.seed, device, part)
+        check_labels(self.field, getattr(batches, "cond", None))
         held_out = None if validation is None else self._held_out(validation, data, device)
         parts = {"path": self.path, "objective": self.objective, "source": source, "coupling": coupling}
         run = Run(s, self.field, parts, folder, engine)
         run.open(resume)
         run.callbacks = self.callbacks if engine.main else []
-        self._compiled = compiled_step(run.network, self.objective, s, lambda: self._autocast(device))
         pairing = Pairing(data, source, coupling, s, self._dtype, rank=part[0])
         self._prepare(run, pairing, batches)
         if coupling.own is not None:
             data, batches = self._of_its_own(data, batches, coupling, part)
             pairing = Pairing(data, source, coupling, s, self._dtype, rank=part[0])
         run.flow = lambda n: (self._flow_now(run, source, coupling, batches, data), first_conditions(batches, n))
-        self._whence = lambda x1: pairing.whence(batches, x1)
+        stepper = Stepper(run, self.path, self.objective, lambda x1: pairing.whence(batches, x1))
+        signs = Signs(run, self.path)
         self._tell("on_start", run)
-        self._least = self._find_least(run, data, source, coupling)
+        least = self._find_least(run, data, source, coupling)
         global_state = torch.get_rng_state()
         stop, twice = Interruption(), recomputing(run.network, s.checkpoint_activations)
         try:
@@ -151,16 +147,18 @@ class Trainer:
             twice.__enter__()
             run.network.train()
             for batch in pairing.pairs(batches, run.step, s.steps) if run.step < s.steps else ():
-                self._step(run, batch)
+                signs.of_batch(batch)
+                stepper.take(batch)
                 run.step += 1
                 self._tell("on_step", run)
                 if run.step % s.log_every == 0 or run.step == s.steps:
-                    self._log(run)
+                    signs.of_line(self._log(run, stepper, least))
                 if held_out is not None and (run.step % s.validate_every == 0 or run.step == s.steps):
-                    self._validate(run, held_out, source, coupling)
+                    self._validate(run, stepper, held_out, source, coupling)
                 if run.step % s.checkpoint_every == 0 or run.step == s.steps:
                     run.check_weights()
                     run.checkpoint()
+                    signs.of_weights()
                 if run.step == s.steps:
                     break
                 if stop.heard(run.engine, device):
@@ -256,130 +254,26 @@ class Trainer:
         self._tell("on_log", run, record)  # also after a resume: a bar says what its excess is over
         return floor.value
 
-    def _step(self, run: Run, batch: Batch) -> None:
-        """One optimizer step, unless its loss or gradient is not finite and it may be skipped."""
-        s = self.settings
-        for group in run.optimizer.param_groups:
-            group["lr"] = self._rate = run.learning_rate()
-        for parameter in run.trained:  # as optimizer.zero_grad, which takes a tenth of a small step to get there
-            parameter.grad = None
-        run.over_time.begin()
-        losses = []
-        for share in shares(len(batch.x1), run.engine, s.accumulate, s.across_ranks):
-            seed_dropout(s.seed, run.step, run.device, share.number)
-            losses.append(self._backward(run, batch, share))
-        loss = run.engine.sum(losses[0] if len(losses) == 1 else torch.stack(losses).sum())
-        # On a GPU looking would wait for it; there it is looked at when it is logged.
-        looked, self._norm = run.device.type == "cpu" or s.skip_nonfinite > 0, None
-        if looked and not math.isfinite(loss.item()):
-            self._unsound(run, batch, f"the loss is {loss.item()}")
-            return
-        run.engine.add_gradients(run.trained, run.parameters)
-        if s.clip is not None or s.skip_nonfinite or (run.step + 1) % s.log_every == 0 or run.step + 1 == s.steps:
-            self._norm = run.gradient_norm()
-            if looked and not run.scaler.is_enabled() and not math.isfinite(self._norm.item()):
-                self._unsound(run, batch, f"{run.not_finite()} is not finite, though the loss is")
-                return
-        run.update(self._norm)
-        run.total, run.counted = run.total + loss, run.counted + 1
-
-    def _unsound(self, run: Run, batch: Batch, said: str) -> None:
-        """Leave a step out, with a line in the metrics; or end the run."""
-        if run.skipped == self.settings.skip_nonfinite:
-            alone = run.engine.ranks * self.settings.accumulate == 1
-            whose = of_samples(run.over_time.spoilt, batch, self._whence) if alone else ""
-            raise self._refusal(run, run.step, said, whose)
-        run.skipped, self._norm = run.skipped + 1, None
-        run.over_time.drop()
-        record = {"step": run.step + 1, "skipped": run.skipped}
+    @staticmethod
+    def _log(run: Run, stepper: Stepper, least: float | None) -> dict[str, Any]:
+        record = stepper.figures()
+        if least is not None and "loss" in record:
+            record["loss_excess"] = record["loss"] - least
         run.note(record)
-
-    def _refusal(self, run: Run, step: int, said: str, whose: str = "") -> TrainingError:
-        """What ends a run whose loss or gradient is not finite."""
-        at = f"{said} at step {step} (learning rate {self._rate:.3g}, seed {self.settings.seed})"
-        already = f"{run.skipped} steps have been skipped already; " if run.skipped else ""
-        return TrainingError(
-            f"{at}{', ' + whose if whose else ''}; {already}the last checkpoint is untouched. Lower the learning rate, "
-            "clip gradients, look for outliers in the data, or allow some steps to be skipped (skip_nonfinite)"
-        )
-
-    def _backward(self, run: Run, batch: Batch, share: Share) -> Tensor:
-        """A share's part of the mean loss of the batch, and its gradients in the weights' `grad`."""
-        if self._compiled is not None:
-            generator = self._stream(run, "objective", run.step)
-            question = self.objective.question(run.network, self.path, batch, generator=generator)
-            if question is not None:
-                question = share.question(question)
-                loss, value = self._compiled.backward(question, share.weight)
-                run.over_time.keep(question.t, value)
-                return loss
-        loss = self._loss(run.network, batch, run, run.step, share, run.over_time)
-        if not loss.requires_grad:
-            raise none_used(self.field)
-        run.scaler.scale(loss).backward()
-        return loss.detach()
-
-    def _loss(
-        self,
-        network: torch.nn.Module,
-        batch: Batch,
-        run: Run,
-        step: int,
-        share: Share,
-        over_time: LossOverTime | None = None,
-    ) -> Tensor:
-        """A share's part of the mean loss of a batch, in training if `over_time` is to hear of it, else held-out."""
-        generator = self._stream(run, "validation-objective" if over_time is None else "objective", step)
-        network, ema = share.network(network), share.network(run.ema)
-        with self._autocast(run.device):
-            out = self.objective.loss(network, self.path, batch, ema=ema, step=step, generator=generator)
-        if over_time is not None:
-            over_time.keep(out.t[share.begin : share.end], out.value[share.begin : share.end])
-        return share.mean(out.value)
-
-    def _stream(self, run: Run, purpose: str, step: int) -> torch.Generator:
-        """Of the whole batch, unless each rank draws its own rows; held-out batches are whole."""
-        apart = purpose == "objective" and not self.settings.across_ranks
-        return stream(self.settings.seed, purpose, step, run.engine.rank if apart else 0, run.device)
-
-    def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
-        dtype = AUTOCAST.get(self.settings.precision)
-        return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
-
-    def _log(self, run: Run) -> None:
-        record: dict[str, Any] = {"step": run.step, "lr": self._rate}
-        if run.counted:  # not every step was skipped
-            mean = (run.total / run.counted).item()
-            if not math.isfinite(mean):
-                raise self._refusal(run, run.step - 1, f"the loss is {mean}")
-            record = {"step": run.step, "loss": mean, "lr": self._rate}
-            if self._least is not None:
-                record["loss_excess"] = mean - self._least
-        if self._norm is not None and math.isfinite(
-            norm := self._norm.item()
-        ):  # float16 learns its scale by infinities
-            record["gradient_norm"] = norm
-        elif self._norm is not None and not run.scaler.is_enabled():
-            raise self._refusal(run, run.step - 1, f"{run.not_finite()} is not finite, though the loss is")
-        record |= run.over_time.take()
-        run.total, run.counted = torch.zeros_like(run.total), 0
-        run.note(record)
+        return record
 
     @torch.no_grad()
-    def _validate(self, run: Run, held_out: tuple[Data, Any], source: Source, coupling: Coupling) -> None:
+    def _validate(
+        self, run: Run, stepper: Stepper, held_out: tuple[Data, Any], source: Source, coupling: Coupling
+    ) -> None:
         """The loss of the averaged weights on held-out data, with the same draws every time."""
         data, batches = held_out
-        if (
-            coupling.whole or coupling.own is not None
-        ):  # it knows nothing of held-out samples; among those of a batch this is what comes nearest
-            coupling = OptimalTransport()
+        if coupling.whole or coupling.own is not None:
+            coupling = OptimalTransport()  # what comes nearest, of couplings that may be asked about other samples
         pairing = Pairing(data, source, coupling, self.settings, self._dtype, "validation-")
         was_training = run.ema.training
         run.ema.eval()
-        losses = []
-        for k, batch in enumerate(pairing.pairs(batches, 0, VALIDATION_BATCHES)):
-            (share,) = shares(len(batch.x1), run.engine, 1, across=True)
-            losses.append(self._loss(run.ema, batch, run, k, share))
+        losses = [stepper.held_out(batch, k) for k, batch in enumerate(pairing.pairs(batches, 0, VALIDATION_BATCHES))]
         run.ema.train(was_training)
         record = {"step": run.step, "validation_loss": run.engine.sum(torch.stack(losses)).mean().item()}
         run.validated = (run.step, record["validation_loss"])
