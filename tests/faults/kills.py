@@ -1,9 +1,10 @@
 """Kill a run at random instants, go on, and compare with the unbroken run bit for bit.
 
-    python tests/faults/kills.py 100
+    python tests/faults/kills.py 100            # one process
+    python tests/faults/kills.py 100 --ranks 2  # one of two, over gloo; the other has to notice
 
 Every second kill waits for a checkpoint to be half-written: its temporary file is there, or its manifest's. The others
-come at random instants after the first step.
+come at random instants after the first step. Of several processes the one that writes is killed, or else any.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import multiprocessing
 import os
 import random
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -25,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 # Forked from a small server that has torch loaded: a process of its own, without seconds of imports.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["torch", "scipy.optimize", "fmkit.training"])
+PATIENCE = 60.0  # seconds until the death of a process has to be noticed by the others
 
 
 @dataclass
@@ -36,31 +39,46 @@ class Counts:
     runs: int = 0
 
 
-def run(folder: Path, pace: str) -> None:
-    """The run, in the process that is killed."""
+def run(folder: Path, pace: str, environment: dict[str, str]) -> None:
+    """The run, in a process that is killed."""
     import program
 
-    with (folder.parent / f"{folder.name}.err").open("ab") as said:
+    os.environ.update(environment)
+    with said_by(folder, environment.get("RANK", "0")).open("ab") as said:
         os.dup2(said.fileno(), 2)
     program.main(folder, pace)
 
 
-def start(folder: Path, pace: str = "slow") -> Any:
-    """The run, in a process of its own."""
-    process = PROCESSES.Process(target=run, args=(folder, pace))
-    process.start()
-    return process
+def said_by(folder: Path, rank: str | int) -> Path:
+    """What a rank wrote to standard error."""
+    return folder.parent / f"{folder.name}.{rank}.err"
 
 
-def finish(folder: Path) -> None:
+def start(folder: Path, pace: str = "slow", ranks: int = 1) -> list[Any]:
+    """The run, in processes of its own, with torchrun's variables where there are several."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    processes = []
+    for rank in range(ranks):
+        environment = {"OMP_NUM_THREADS": "1"}
+        if ranks > 1:
+            environment |= {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": str(ranks)}
+            environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        processes.append(PROCESSES.Process(target=run, args=(folder, pace, environment)))
+        processes[-1].start()
+    return processes
+
+
+def finish(folder: Path, ranks: int = 1) -> None:
     """Let the run end.
 
     Raises:
         AssertionError: if it fails.
     """
-    process = start(folder, "fast")
-    process.join()
-    assert process.exitcode == 0, (folder.parent / f"{folder.name}.err").read_text()
+    for rank, process in enumerate(start(folder, "fast", ranks)):
+        process.join()
+        assert process.exitcode == 0, said_by(folder, rank).read_text()
 
 
 def half_written(folder: Path) -> bool:
@@ -83,14 +101,16 @@ def differences(whole: Path, cut: Path) -> list[str]:
     return found
 
 
-def kill_once(folder: Path, wants_write: bool, rng: random.Random) -> tuple[bool, bool]:
-    """Start the run and kill it: whether it was killed before it ended, and whether inside a write.
+def kill_once(folder: Path, wants_write: bool, rng: random.Random, ranks: int) -> tuple[bool, bool]:
+    """Start the run and kill one process of it: whether it was killed before it ended, and whether inside a write.
 
     Raises:
-        AssertionError: if it fails by itself, or a checkpoint is lost.
+        AssertionError: if it fails by itself, another process goes on without it, or a checkpoint is lost.
     """
     kept = steps_done(folder)
-    victim = start(folder)
+    processes = start(folder, "slow", ranks)
+    chosen = 0 if wants_write else rng.randrange(ranks)  # rank 0 alone writes
+    victim, others = processes[chosen], [p for rank, p in enumerate(processes) if rank != chosen]
     while steps_done(folder) <= max(kept, 0) and victim.is_alive():  # until it has taken steps of its own
         time.sleep(0.001)
     deadline = time.monotonic() + rng.uniform(0, 0.25)
@@ -99,29 +119,35 @@ def kill_once(folder: Path, wants_write: bool, rng: random.Random) -> tuple[bool
     alive = victim.is_alive()
     victim.kill()
     victim.join()
+    inside = half_written(folder)
+    for other in others:
+        other.join(PATIENCE)
+        assert not other.is_alive(), "a process does not notice that another has died"
     code = victim.exitcode
-    assert code in (0, -signal.SIGKILL), (folder.parent / f"{folder.name}.err").read_text()
+    assert code in (0, -signal.SIGKILL), said_by(folder, chosen).read_text()
+    killed = alive and code != 0
+    assert all(killed or other.exitcode == 0 for other in others), "a process failed though none was killed"
     assert steps_done(folder) >= kept, "a checkpoint is lost"
-    return alive and code != 0, half_written(folder)
+    return killed, inside
 
 
-def campaign(place: Path, kills: int, seed: int = 0) -> Counts:
+def campaign(place: Path, kills: int, seed: int = 0, ranks: int = 1) -> Counts:
     """Kill `kills` times, over as many runs as that takes; every run is finished and compared.
 
     Raises:
         AssertionError: where a resumed run differs from the unbroken one.
     """
     rng, counts, whole = random.Random(seed), Counts(), place / "whole"
-    finish(whole)
+    finish(whole, ranks)
     while counts.kills < kills:
         folder = place / f"cut{counts.runs}"
         for _ in range(min(8, kills - counts.kills)):
-            killed, inside = kill_once(folder, counts.kills % 2 == 0, rng)
+            killed, inside = kill_once(folder, counts.kills % 2 == 0, rng, ranks)
             counts.kills += killed
             counts.in_a_write += killed and inside
             if not killed:
                 break
-        finish(folder)
+        finish(folder, ranks)
         counts.runs += 1
         assert not differences(whole, folder), differences(whole, folder)
     return counts
@@ -131,6 +157,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("kills", type=int, nargs="?", default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--ranks", type=int, default=1)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        print(json.dumps(vars(campaign(Path(scratch), asked.kills, asked.seed))))
+        print(json.dumps(vars(campaign(Path(scratch), asked.kills, asked.seed, asked.ranks))))

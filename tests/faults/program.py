@@ -1,5 +1,6 @@
 """The run that the fault tests kill: `python program.py FOLDER`. It goes on with what lies in FOLDER."""
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -27,7 +28,9 @@ def main(folder: Path, pace: str = "slow") -> None:
     callbacks = [Slow()] if pace == "slow" else []
     run = fmkit.Trainer(fmkit.paths.CondOT(), field, coupling=coupling, settings=settings, callbacks=callbacks)
     data = torch.randn(40, 2, generator=torch.Generator().manual_seed(3))
-    run.fit(data, validation=data[:16], folder=folder, resume=True).save(folder / "flow.safetensors")
+    flow = run.fit(data, validation=data[:16], folder=folder, resume=True)
+    if os.environ.get("RANK", "0") == "0":
+        flow.save(folder / "flow.safetensors")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A few kills in the suite; `python tests/faults/kills.py 100` is the long form."""
+"""A few kills in the suite; `python tests/faults/kills.py 100` is the long form, with `--ranks 2` too."""
 
 import sys
 from pathlib import Path
@@ -10,8 +10,9 @@ import kills
 
 
 @pytest.mark.slow
-def test_killed_runs_end_as_the_unbroken_one(tmp_path):
-    counts = kills.campaign(tmp_path, kills=3)
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_killed_runs_end_as_the_unbroken_one(tmp_path, ranks):
+    counts = kills.campaign(tmp_path, kills=3, ranks=ranks)
     assert counts.kills == 3
 
 
