@@ -2,7 +2,9 @@
 
 import json
 import os
+import resource
 import sys
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -284,6 +286,21 @@ def test_damaged_files_are_refused(tmp_path):
         Flow.load(tmp_path / "none.flow")
     with pytest.raises(SavedFileError, match="there is no file"):
         Flow.load(tmp_path)
+
+
+@pytest.mark.parametrize(("key", "value"), [("width", 10**6), ("width", 10**12), ("depth", 10**8)])
+def test_a_file_that_describes_more_than_it_holds_is_refused_before_memory_is_taken(tmp_path, key, value):
+    path = tmp_path / "a.flow"
+    flows()["plain"].save(path)
+    rewritten(path, put("flow", "field", key, value=value))
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**29, hard))
+    try:
+        with pytest.raises(SavedFileError, match="describes a flow of far more than the"):
+            Flow.load(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

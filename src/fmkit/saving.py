@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from fmkit import specs
 from fmkit._version import __version__
@@ -26,6 +28,19 @@ if TYPE_CHECKING:
     from fmkit.flow import Flow
 
 FORMAT = 1
+# What makes tensors of a size given by numbers, and so many of these are a part's own affair: tables, frequencies.
+MAKERS = {
+    torch.empty,
+    torch.zeros,
+    torch.ones,
+    torch.full,
+    torch.eye,
+    torch.arange,
+    torch.linspace,
+    torch.rand,
+    torch.randn,
+}
+SLACK = 2**22
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
@@ -165,7 +180,8 @@ def load_flow(path: str | Path, using: Iterable[Any] = ()) -> Flow:
     try:
         if not isinstance(header.get("flow"), dict):
             raise ConfigError("missing, or no mapping", "flow")
-        flow = specs.build_class(Flow, header["flow"], "flow", specs.Context(arguments, tuple(using)))
+        with _Allowance(sum(v.numel() for v in tensors.values()), path):
+            flow = specs.build_class(Flow, header["flow"], "flow", specs.Context(arguments, tuple(using)))
     except ConfigError as error:
         raise SavedFileError(f"{path}: {error}") from error
     state = _under("state.", tensors)
@@ -180,6 +196,30 @@ def load_flow(path: str | Path, using: Iterable[Any] = ()) -> Flow:
     except RuntimeError as error:
         raise SavedFileError(f"{path} does not fit its own description: {error}") from error
     return flow.eval()
+
+
+class _Allowance(TorchFunctionMode):
+    """While a flow is built that a file describes, refuses to make more numbers than one of the file's size could have.
+
+    Args:
+        held: numbers in the file.
+        path: of the file, for the message.
+    """
+
+    def __init__(self, held: int, path: str | Path) -> None:
+        super().__init__()
+        self.held, self.path, self.left = held, path, 4 * held + SLACK
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in MAKERS:
+            asked = {k: v for k, v in (kwargs or {}).items() if k not in ("generator", "out")}
+            self.left -= func(*args, **{**asked, "device": "meta"}).numel()
+            if self.left < 0:
+                raise SavedFileError(
+                    f"{self.path} describes a flow of far more than the {self.held} numbers that it holds; it is "
+                    "damaged, or made to take memory"
+                )
+        return func(*args, **(kwargs or {}))
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
