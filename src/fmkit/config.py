@@ -302,7 +302,7 @@ def _assemble(config: RunConfig, progress: bool) -> Job:
     }
     with _seeded(config.seed):
         network = build(fields.VectorField, config.field, "field", Context(supplied=supplied))
-    callbacks = [*([training.Progress()] if progress else []), training.Telemetry(), *callbacks]
+    callbacks = [*([training.Progress()] if progress else []), training.Telemetry(), training.Snapshots(), *callbacks]
     trainer = training.Trainer(path, network, objective, source, coupling, solver, settings, callbacks)
     return Job(config, split, trainer, engine)
 

@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from fmkit.errors import ArgumentError
@@ -68,6 +69,36 @@ def as_images(x: Tensor) -> Tensor | None:
     low, high = x.amin(), x.amax()
     x = ((x - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
     return x[:, 0] if x.shape[1] == 1 else x.permute(0, 2, 3, 1)
+
+
+def tiles(x: Tensor, scale: Tensor | None = None) -> bytes:
+    """A PNG of images, pixel for pixel, in a grid with a line between them.
+
+    Args:
+        x: images, as of `samples`.
+        scale: samples whose darkest and brightest values, but for a few, are black and white; those of x by default.
+
+    Raises:
+        ArgumentError: if x are no images, or matplotlib is not installed.
+    """
+    low, high = (
+        (x if scale is None else scale).detach().double().flatten().quantile(torch.tensor([0.01, 0.99]).double())
+    )
+    images = as_images(x.detach().cpu().double().clamp(low, high))
+    if images is None:
+        raise ArgumentError(f"x has events of shape {tuple(x.shape[1:])}, expected images of one or three channels")
+    figure(1, 1)  # says how to install what is missing
+    from matplotlib.image import imsave
+
+    columns = math.ceil(math.sqrt(len(images)))
+    rows, (tall, wide) = math.ceil(len(images) / columns), images.shape[1:3]
+    grid = torch.ones(rows * (tall + 1) - 1, columns * (wide + 1) - 1, *images.shape[3:], dtype=images.dtype)
+    for k, image in enumerate(images):
+        top, left = k // columns * (tall + 1), k % columns * (wide + 1)
+        grid[top : top + tall, left : left + wide] = image
+    picture = io.BytesIO()
+    imsave(picture, grid.numpy(), cmap="gray", vmin=0, vmax=1, format="png")
+    return picture.getvalue()
 
 
 def _grid(images: Tensor, path: str | Path) -> None:

@@ -38,6 +38,7 @@ def test_a_run_folder_is_complete_and_repeats_itself(moons, tmp_path, capsys):
         "run.json",
         "metrics.jsonl",
         "telemetry.jsonl",
+        "samples",
         "metrics.json",
         "checkpoints",
         "checkpoints.json",

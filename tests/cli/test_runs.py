@@ -1,8 +1,12 @@
 """Run folders, listed and shown, and the page about one: whole, still, and safe to open."""
 
+import base64
 import html.parser
+import io
 import json
 import re
+import shutil
+import subprocess
 
 import pytest
 import torch
@@ -10,6 +14,7 @@ import torch
 import fmkit
 from fmkit import runs
 from fmkit.cli import main
+from fmkit.saving import FORMAT, write_tensors
 
 HOSTILE = "</pre><script>alert(1)</script>&'\""
 
@@ -82,6 +87,87 @@ def test_every_way_is_drawn_from_its_start_to_its_end(folder):
         points = [tuple(map(float, p.split(","))) for p in way.split()]
         assert len(points) == 21
         assert points[-1] == end
+
+
+def drawn(folder, step, x, header=None):
+    (folder / "samples").mkdir(exist_ok=True)
+    header = {"format": FORMAT, "step": step} if header is None else header
+    write_tensors(folder / "samples" / f"step_{step:08}.safetensors", {"x": x}, header)
+
+
+def test_points_over_training_have_the_scale_of_the_last(folder):
+    drawn(folder, 5, torch.tensor([[1.0, 0.0], [float("nan"), 0.0], [4.0, 2.0]]))
+    drawn(folder, 20, torch.tensor([[0.0, 0.0], [2.0, 2.0]]))
+    assert run("report", str(folder)) == 0
+    text = (folder / "report.html").read_text()
+    row = text.split("Samples over training")[1].split("</div>")[0]
+    first, last = row.split("<figure>")[1:]
+    assert re.findall(r'cx="([^"]*)" cy="([^"]*)"', first) == [("100.0", "200.0"), ("400.0", "0.0")]
+    assert re.findall(r'cx="([^"]*)" cy="([^"]*)"', last) == [("0.0", "200.0"), ("200.0", "0.0")]
+    assert "step 5<" in first
+    assert "step 20<" in last
+
+
+def test_images_over_training_are_pictures_pixel_for_pixel(folder):
+    from matplotlib.image import imread
+
+    images = torch.zeros(5, 1, 6, 4)
+    images[:, :, 2:] = torch.tensor([0.0, 1, 2, 3, 4])[:, None, None, None]
+    drawn(folder, 3, images)
+    assert run("report", str(folder)) == 0
+    page = Page((folder / "report.html").read_text())
+    (address,) = page.addresses
+    picture = imread(io.BytesIO(base64.b64decode(address.removeprefix("data:image/png;base64,"))))[..., 0]
+    assert picture.shape == (2 * 7 - 1, 3 * 5 - 1)
+    for k in range(5):
+        top, left = k // 3 * 7, k % 3 * 5
+        tile = picture[top : top + 6, left : left + 4]
+        assert (tile[:2] == 0).all()
+        assert tile[2:] == pytest.approx(k / 4, abs=0.02)
+
+
+@pytest.mark.parametrize("x", [torch.zeros(3), torch.zeros(0, 2), torch.zeros(2, 2, dtype=torch.int64)])
+def test_what_are_no_samples_is_said(folder, x, capsys):
+    drawn(folder, 1, x)
+    assert run("report", str(folder)) == 2
+    assert "holds no samples" in capsys.readouterr().err
+
+
+def test_hostile_samples_stay_text(folder):
+    drawn(folder, 1, torch.zeros(2, 2), {"format": FORMAT, "step": HOSTILE})
+    assert run("report", str(folder)) == 0
+    assert "<script" not in (folder / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_browser_without_a_network_shows_the_page(folder, tmp_path):
+    """Needs Chromium on the path. Requests go to a proxy that is not there; the console would say so."""
+    browser = next((b for b in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if b), None)
+    assert browser, "this test needs Chromium: apt install chromium"
+    drawn(folder, 5, torch.tensor([[0.0, 0.0], [2.0, 2.0]]))
+    drawn(folder, 9, torch.rand(4, 2))
+    assert run("report", str(folder)) == 0
+    flags = [
+        "--headless",
+        "--window-size=1000,2500",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--enable-logging=stderr",
+        "--proxy-server=localhost:1",
+    ]
+    flags += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=2000"]
+    page = f"file://{folder / 'report.html'}"
+    known = {"capture_output": True, "check": True, "timeout": 90}
+    shown = subprocess.run([browser, *flags, "--dump-dom", page], text=True, **known)
+    assert "Samples over training" in shown.stdout
+    assert shown.stdout.count("<circle") == 6
+    assert "CONSOLE" not in shown.stderr
+    picture = tmp_path / "page.png"
+    subprocess.run([browser, *flags, f"--screenshot={picture}", page], **known)
+    from matplotlib.image import imread
+
+    pixels = imread(picture)
+    assert (pixels[..., 2] - pixels[..., 0] > 0.2).sum() > 200  # the dots and the curves are blue
 
 
 def test_runs_are_listed_and_shown(folder, capsys):

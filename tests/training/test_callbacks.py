@@ -11,7 +11,7 @@ from fmkit.errors import ArgumentError, CombinationError
 from fmkit.paths import CondOT
 from fmkit.randomness import stream
 from fmkit.solvers import RK4, Dopri5
-from fmkit.training import NFE, Progress, Settings, Telemetry, TensorBoard
+from fmkit.training import NFE, Progress, Settings, Snapshots, Telemetry, TensorBoard
 from fmkit.training.callbacks import Callback
 
 X = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
@@ -129,5 +129,6 @@ def test_tensorboard_has_all_that_is_measured(tmp_path):
 
 
 def test_callbacks_are_named_in_a_configuration():
-    for name, cls in {"nfe": NFE, "telemetry": Telemetry, "progress": Progress, "tensorboard": TensorBoard}.items():
+    for cls in (NFE, Telemetry, Progress, TensorBoard, Snapshots):
+        name = cls.__name__.lower()
         assert fmkit.specs.build(Callback, {"name": name}, "callbacks.0").__class__ is cls

@@ -44,6 +44,7 @@ CASES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:no weight has moved")
 @pytest.mark.parametrize("case", CASES)
 def test_a_compiled_run_is_the_eager_one_to_rounding(traced, case):
     eager = fit(**CASES[case])

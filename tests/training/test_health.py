@@ -179,6 +179,7 @@ def test_skipping_is_resumed_to_the_same_bits(tmp_path):
         train(Sick(calls=[0]), folder=folder, skip_nonfinite=2, steps=9, resume=True)
 
 
+@pytest.mark.filterwarnings("ignore:the data have mean")
 def test_compiled_steps_are_skipped_too(traced, tmp_path):
     """A trace is made once; what spoils a step must be in its samples."""
     x = X.clone()
@@ -208,6 +209,7 @@ def test_the_gradients_norm_is_that_of_the_last_step_before_clipping(tmp_path, c
         assert lines(free)[0]["gradient_norm"] == lines(tmp_path / "tight")[0]["gradient_norm"]
 
 
+@pytest.mark.filterwarnings("ignore:no weight has moved")
 @pytest.mark.parametrize("path", [CondOT(), VarianceExploding()], ids=lambda p: type(p).__name__)
 def test_losses_over_time_are_those_of_the_samples(monkeypatch, tmp_path, path):
     """Against the definition, from the same draws; the untrained field answers 0 throughout at this learning rate."""

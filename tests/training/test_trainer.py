@@ -392,6 +392,7 @@ def test_weights_that_are_not_finite_are_not_kept(tmp_path):
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
+@pytest.mark.filterwarnings("ignore:no weight has moved")
 def test_fine_tuning_begins_with_the_given_flow(tmp_path):
     first = trainer().fit(fmkit.data.Data(blob(), transform=fmkit.transforms.Affine(1.0, 2.0)))
     again = trainer(steps=1, lr=1e-12, ema=0.0).fit(blob(), initial=first)

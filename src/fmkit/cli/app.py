@@ -115,7 +115,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write one page about a run: curves, samples, figures, configuration. It needs no network."""
-    from fmkit.cli.runs import report as write
+    from fmkit.cli.page import report as write
 
     facts = write(run, out or run / "report.html")
     _answer(facts) if as_json else typer.echo(facts["out"])

@@ -6,6 +6,7 @@ from fmkit.training.distributed import DDP, FSDP
 from fmkit.training.engine import Engine, Single, engine_of_environment
 from fmkit.training.floors import LossFloor
 from fmkit.training.settings import Settings
+from fmkit.training.snapshots import Snapshots
 from fmkit.training.state import Run
 from fmkit.training.trainer import Trainer
 
@@ -20,6 +21,7 @@ __all__ = [
     "Run",
     "Settings",
     "Single",
+    "Snapshots",
     "Telemetry",
     "TensorBoard",
     "Trainer",

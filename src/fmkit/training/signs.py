@@ -100,19 +100,20 @@ class Signs:
         self._losses.append(loss)
 
     def of_weights(self) -> None:
-        """Do the weights move, and does their average follow?"""
+        """Have the weights moved at all since the beginning, and does their average follow them?"""
         run, before = self.run, self._sums
-        if run.skipped == run.step or {"weights", "average"} <= self._said:
+        if run.step == run.skipped or {"weights", "average"} <= self._said:
             return
         self._sums = now = self._fingerprints()
-        if _unmoved(now[0], before[0]):
-            if "weights" not in self._said:
-                self._said.add("weights")
+        moved = not _unmoved(now[0], before[0])
+        if "weights" not in self._said:
+            self._said.add("weights")  # later they may rest, where there is nothing left to learn
+            if not moved:
                 self._say(
                     f"no weight has moved in the steps up to {run.step} (learning rate "
                     f"{run.optimizer.param_groups[0]['lr']:.3g}): raise the learning rate, or see why gradients are 0"
                 )
-        elif run.ema is not run.network and _unmoved(now[1], before[1]) and "average" not in self._said:
+        if moved and run.ema is not run.network and _unmoved(now[1], before[1]) and "average" not in self._said:
             self._said.add("average")
             self._say(
                 f"the averaged weights, which sampling uses, have not moved in the steps up to {run.step}, though the "
