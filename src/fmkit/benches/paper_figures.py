@@ -83,11 +83,17 @@ def _solvers(results: Sequence[Result], there: Sequence[str], key: str, label: s
             mine = [[r for r in m["few_steps"] if r["solver"] == solver] for m in results if m["method"] == name]
             points = [(at[0]["nfe"], statistics.mean(r[key] for r in at)) for at in zip(*mine, strict=True)]
             axes.plot(*zip(*points, strict=True), marker=mark, color=COLOURS[name], label=METHODS[name].label)
-        axes.set(xscale="log", yscale="log" if key == "rmse" else "linear", xlabel="NFE", title=NAMES[solver])
+        axes.set(xscale="log", yscale="log", xlabel="NFE", title=NAMES[solver])
         axes.set_xlim(0.7 * BUDGETS[0], 1.2 * BUDGETS[-1])
         axes.set_xticks(BUDGETS, [str(nfe) for nfe in BUDGETS])
         axes.set_xticks([], minor=True)
         _plain(axes)
+    if key == "fid":  # less than a power of ten or two: plain numbers, and enough of them
+        from matplotlib.ticker import LogLocator, ScalarFormatter
+
+        panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panels[0].yaxis.set_major_formatter(ScalarFormatter())
+        panels[0].set_yticks([], minor=True)
     panels[0].set_ylabel(label)
     _legend(made, panels[0])
     return made
