@@ -2,7 +2,9 @@
 
 import json
 import os
+import pickle
 import re
+import shutil
 import subprocess
 import sys
 
@@ -69,6 +71,35 @@ def test_the_figures_are_those_of_the_saved_flow(moons):
 def test_a_finished_run_is_not_trained_again_by_mistake(moons, capsys):
     assert run("train", "moons", *QUICK, "--out", moons) == 2
     assert "holds a run already; add --resume" in capsys.readouterr().err
+
+
+def test_no_command_unpickles(moons, tmp_path, monkeypatch):
+    copy = tmp_path / "moons"
+    shutil.copytree(moons, copy)
+
+    def refuse(*arguments, **more):
+        raise AssertionError("unpickled")
+
+    for name in ("load", "loads", "Unpickler"):
+        monkeypatch.setattr(pickle, name, refuse)
+    monkeypatch.setattr(torch, "load", refuse)
+    assert run("sample", copy, "-n", 3, "-o", tmp_path / "x.csv") == 0
+    assert run("evaluate", copy) == 0
+    assert run("report", copy) == 0
+    assert run("runs", "show", copy) == 0
+    assert (
+        run(
+            "train",
+            "moons",
+            "--out",
+            copy,
+            "--resume",
+            "--quiet",
+            "data={name: moons, n_train: 500, n_test: 100}",
+            *QUICK,
+        )
+        == 0
+    )
 
 
 def test_resuming_continues_to_the_same_bits(moons, tmp_path):

@@ -118,7 +118,7 @@ def test_wrong_numbers_are_refused(wrong):
 
 def test_tensorboard_has_all_that_is_measured(tmp_path):
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    train(tmp_path, [NFE(every=4, n=4), TensorBoard()])
+    train(tmp_path, [NFE(every=4, n=4), Telemetry(), TensorBoard()])
     reader = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     reader.Reload()
     tags = set(reader.Tags()["scalars"])
@@ -126,6 +126,9 @@ def test_tensorboard_has_all_that_is_measured(tmp_path):
     assert any(tag.startswith("loss_t") for tag in tags)
     written = {(r["step"], r["nfe"]) for r in lines(tmp_path, "metrics.jsonl") if "nfe" in r}
     assert {e.step: e.value for e in reader.Scalars("nfe")} == pytest.approx(dict(written), rel=1e-6)
+    for name in ("seconds", "steps_per_second", "samples_per_second", "memory"):
+        written = {r["step"]: r[name] for r in lines(tmp_path, "telemetry.jsonl")}
+        assert {e.step: e.value for e in reader.Scalars(f"telemetry/{name}")} == pytest.approx(written, rel=1e-6)
 
 
 def test_callbacks_are_named_in_a_configuration():

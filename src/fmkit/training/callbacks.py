@@ -40,6 +40,9 @@ class Callback(Part):
     def on_log(self, run: Run, record: dict[str, Any]) -> None:
         """With every line of metrics."""
 
+    def on_telemetry(self, run: Run, line: dict[str, Any]) -> None:
+        """With every line of telemetry, where the callback `telemetry` takes it."""
+
     def on_end(self, run: Run) -> None:
         """After the last step, and also when the run fails or is interrupted."""
 
@@ -104,7 +107,7 @@ class Progress(Callback):
 
 
 class TensorBoard(Callback):
-    """Every line of metrics as TensorBoard scalars (the extra `fmkit[tensorboard]`).
+    """Every line of metrics and of telemetry as TensorBoard scalars (the extra `fmkit[tensorboard]`).
 
     Args:
         folder: where; by default `tensorboard` in the run folder.
@@ -132,6 +135,11 @@ class TensorBoard(Callback):
             if name != "step":
                 self._writer.add_scalar(name, value, record["step"])
 
+    def on_telemetry(self, run: Run, line: dict[str, Any]) -> None:
+        for name, value in line.items():
+            if name != "step" and value is not None:
+                self._writer.add_scalar(f"telemetry/{name}", value, line["step"])
+
     def on_end(self, run: Run) -> None:
         if self._writer is not None:
             self._writer.close()
@@ -139,7 +147,7 @@ class TensorBoard(Callback):
 
 
 class Telemetry(Callback):
-    """Speed and memory, a line with each line of the loss, in `telemetry.jsonl` of the run folder; nothing without one.
+    """Speed and memory, a line with each line of the loss, in `telemetry.jsonl` of the run folder, and to callbacks.
 
     It has a clock in it, so no two runs have the same, and it is kept apart from the metrics, which they do. A line:
     `step`; `seconds` of training up to there, those of a run that was resumed included; `steps_per_second` and
@@ -156,7 +164,7 @@ class Telemetry(Callback):
             self._write("w", *kept)
 
     def on_log(self, run: Run, record: dict[str, Any]) -> None:
-        if self._path is None or "lr" not in record:
+        if "lr" not in record:
             return
         now = time.monotonic()
         passed, steps = now - self._last, run.step - self._step
@@ -169,10 +177,13 @@ class Telemetry(Callback):
         }
         line |= {"samples_per_second": round(pace * run.settings.batch_size, 1), "memory": _memory(run)}
         self._write("a", line)
+        for callback in run.callbacks:
+            callback.on_telemetry(run, line)
 
     def _write(self, mode: str, *lines: dict[str, Any]) -> None:
         """What cannot be written is left out: the run is worth more."""
-        assert self._path is not None
+        if self._path is None:
+            return
         try:
             with open(self._path, mode, encoding="utf-8") as file:
                 file.writelines(json.dumps(line) + "\n" for line in lines)
