@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from fmkit.errors import ConfigError
+
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON on standard output.")]
 Words = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="As trainer.steps=2000 path=vp.")]
 
@@ -99,9 +101,27 @@ def evaluate(
     divergence: Annotated[
         str | None, typer.Option(help="Instead of the flow's own, as '{name: hutchinson, probes: 4}'.")
     ] = None,
+    images: Annotated[
+        int | None, typer.Option(min=4, help="Instead, FID and the like of so many samples that are images.")
+    ] = None,
+    solver: Annotated[str | None, typer.Option(help="Of --images, instead of the flow's own.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Of --images: steps of a fixed-step solver.")] = None,
+    guidance: Annotated[str | None, typer.Option(help="Of --images, as of sample.")] = None,
+    guidance_interval: Annotated[
+        str | None, typer.Option(metavar="START,END", help="Of --images: times that are guided.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Score a trained flow on the held-out part of its data."""
+    if images is not None:
+        from fmkit.cli.images import evaluate_images_of, show_images
+
+        found = evaluate_images_of(run, images, seed, solver, steps, guidance, guidance_interval)
+        _answer(found) if as_json else show_images(found)
+        return
+    for name, value in {"solver": solver, "steps": steps, "guidance": guidance}.items():
+        if value is not None:
+            raise ConfigError("it is an option of --images; say of how many", f"--{name}")
     from fmkit.cli.training import evaluate_run, show
 
     figures = evaluate_run(run, seed, k, divergence)

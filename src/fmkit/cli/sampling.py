@@ -35,8 +35,8 @@ def sample_run(
     if not out.parent.is_dir():
         raise ConfigError(f"there is no folder {out.parent}", "--out")
     flow = runs.load_flow(run)
-    chosen = _solver(flow, solver, steps)
-    flow = _guided(flow, guidance, guidance_interval)
+    chosen = chosen_solver(flow, solver, steps)
+    flow = guided(flow, guidance, guidance_interval)
     generator = stream(seed, "samples", device=flow.device)
     facts: dict[str, Any] = {"n": n, "out": str(out), "seed": seed}
     # One integration for the NFE and the samples both; a log-density needs its own, augmented one.
@@ -48,7 +48,8 @@ def sample_run(
     return facts
 
 
-def _solver(flow: Any, name: str | None, steps: int | None) -> Any:
+def chosen_solver(flow: Any, name: str | None, steps: int | None) -> Any:
+    """The solver of that name or description, with so many steps; None for the flow's own."""
     from fmkit.config import parsed
     from fmkit.solvers import Solver
     from fmkit.specs import build, describe
@@ -61,7 +62,7 @@ def _solver(flow: Any, name: str | None, steps: int | None) -> Any:
     return build(Solver, spec, "--solver")
 
 
-def _guided(flow: Any, guidance: str | None, within: str | None) -> Any:
+def guided(flow: Any, guidance: str | None, within: str | None) -> Any:
     """The flow with its field guided; `guidance` is a scale or a field's description without the field."""
     from fmkit import Flow
     from fmkit.config import parsed

@@ -1,0 +1,90 @@
+"""`fmkit evaluate --images`: distances of samples from real images, and whether a classifier recognises them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fmkit import runs
+from fmkit.cli.sampling import chosen_solver, guided
+from fmkit.errors import ArgumentError, ConfigError
+
+
+def evaluate_images_of(
+    run: Path,
+    n: int,
+    seed: int,
+    solver: str | None,
+    steps: int | None,
+    guidance: str | None,
+    guidance_interval: str | None,
+) -> dict[str, Any]:
+    """The figures, which also go into `images.json` of the run folder."""
+    from fmkit.config import validate
+    from fmkit.data import DataSet
+    from fmkit.image_evaluation import evaluate_images
+    from fmkit.specs import build
+
+    config = validate(runs.configuration(run))
+    flow = runs.load_flow(run)
+    split = build(DataSet, config.data, "data").load(config.seed)
+    try:
+        figures = evaluate_images(
+            guided(flow, guidance, guidance_interval),
+            split,
+            _labelled(config.data, config.seed),
+            samples=n,
+            seed=seed,
+            solver=chosen_solver(flow, solver, steps),
+        )
+    except ArgumentError as error:
+        raise ConfigError(str(error), "--images") from error
+    asked = {"seed": seed, "solver": solver, "steps": steps, "guidance": guidance, "interval": guidance_interval}
+    figures |= {k: v for k, v in asked.items() if v is not None}
+    runs.write_json(run / "images.json", figures)
+    return figures
+
+
+def _labelled(data: Any, seed: int) -> Any:
+    """The run's images as images, with labels, whatever its own form is."""
+    import inspect
+
+    from fmkit import registry
+    from fmkit.data import DataSet
+    from fmkit.specs import build
+
+    spec = {"name": data} if isinstance(data, str) else dict(data)
+    name = spec["name"]
+    known = inspect.signature(registry.load("fmkit.datasets", name)).parameters
+    if "labels" in known:
+        spec["labels"] = True
+    if "flat" in known:
+        spec["flat"] = False
+    split = build(DataSet, spec, "data").load(seed)
+    if split.classes is None or split.levels is None:
+        raise ConfigError(
+            f"the classifier needs labelled images of whole grey levels, and {name!r} has none: digits, mnist-5k, "
+            "fashion-mnist, or images with classes",
+            "--images",
+        )
+    return split
+
+
+def show_images(figures: Mapping[str, Any]) -> None:
+    """The figures as a table, for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2), show_edge=False)
+    for heading in ("", f"{figures['images']} samples", f"{figures['images_held_out']} held-out images"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    names = {"fid": "FID", "kid": "KID", "precision": "precision", "recall": "recall", "inception_score": "IS"}
+    for key, name in names.items():
+        if key in figures:
+            table.add_row(name, f"{figures[key]:.4f}", f"{figures[f'{key}_held_out']:.4f}")
+    if "recognised" in figures:
+        table.add_row("recognised as their label", f"{figures['recognised']:.1%}", f"{figures['accuracy']:.1%}")
+    table.add_row("evaluations a sample (NFE)", f"{figures['nfe']:.0f}", "")
+    Console().print(table)
+    print("in the features of a classifier of the same data: compare within it, and beside the held-out images")

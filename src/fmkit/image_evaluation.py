@@ -1,0 +1,109 @@
+"""What images that a flow draws are worth: distances from real ones in a classifier's features, and whether it
+recognises them.
+
+Samples are made and looked at batch by batch, and never held at once.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fmkit.arguments import check_count, checked
+from fmkit.data import Split
+from fmkit.errors import ArgumentError
+from fmkit.evaluation import conditions
+from fmkit.flow import Flow
+from fmkit.metrics import Classifier, ImageSet, classifier, image_distances, reference_set
+from fmkit.randomness import stream
+from fmkit.solvers import Solver
+
+IMAGES, BATCH = 1000, 250
+
+
+@checked
+def evaluate_images(
+    flow: Flow,
+    split: Split,
+    labelled: Split | None = None,
+    *,
+    samples: int = IMAGES,
+    seed: int = 0,
+    solver: Solver | None = None,
+    judge: Classifier | None = None,
+    features: Any = None,
+    cache: str | Path | None = None,
+) -> dict[str, Any]:
+    """Distances of samples from the training images, each beside that of held-out images, and how many are recognised.
+
+    Args:
+        flow: in the units of the data.
+        split: its data.
+        labelled: the same images as `(C, H, W)` with labels, of which the classifier is made; `split` by default.
+        samples: how many to draw.
+        seed: of the sampling, and of the conditions.
+        solver: the flow's own by default.
+        judge: the classifier; by default the one that `classifier` trains on `labelled`.
+        features: `(B, C, H, W) -> (B, F)` of images in the data's units, with an attribute `identity`, instead of the
+            classifier's; see `ImageSet`.
+        cache: folder in which the classifier and what is remembered of real images are kept.
+
+    Returns:
+        `fid`, `kid`, `precision`, `recall`, `inception_score` where the features know classes; each with `_held_out`
+        the same of held-out images, as many as there are; `recognised`, the share of samples of a label that the
+        classifier takes for that label, where the flow is conditional; the classifier's `accuracy` on held-out images;
+        `nfe` and `sampling_seconds`.
+
+    Raises:
+        ArgumentError: for what are no images, or numbers out of range.
+    """
+    check_count("samples", samples, least=4)
+    check_count("seed", seed, least=0)
+    labelled = split if labelled is None else labelled
+    shape = labelled.event_shape
+    if len(shape) != 3 or math.prod(shape) != math.prod(flow.event_shape):
+        raise ArgumentError(
+            f"samples have shape {flow.event_shape} and images {shape}, expected (C, H, W) of that size"
+        )
+    if not isinstance(labelled.train.x, Tensor):
+        raise ArgumentError("the training images are not in memory, where the features of all of them are taken")
+    knows = classifier(labelled, cache=cache) if judge is None else judge
+    reference = reference_set(labelled.train.x, knows if features is None else features, cache=cache)
+    labels = conditions(split, samples, seed) if split.classes is not None else None
+    drawn, evaluations, right = ImageSet(reference.features), 0.0, 0
+    began = time.monotonic()
+    for x, cond, nfe in _samples(flow, split, samples, seed, solver):
+        images = x.reshape(-1, *shape).float().floor()
+        if labelled.levels is not None:  # as saved pictures
+            images = images.clamp(0, labelled.levels - 1)
+        drawn.add(images)
+        evaluations += nfe
+        if labels is not None:
+            right += int((knows.predict(images).cpu() == cond.cpu()).sum())
+    figures: dict[str, Any] = {"images": samples, **image_distances(drawn, reference)}
+    held_out = ImageSet(reference.features).extend(labelled.test[:samples].float().split(BATCH))
+    for name, value in image_distances(held_out, reference).items():
+        figures[f"{name}_held_out"] = value
+    figures |= {"images_held_out": held_out.count, "accuracy": knows.accuracy}
+    if labels is not None:
+        figures["recognised"] = right / samples
+    return figures | {"nfe": evaluations / samples, "sampling_seconds": round(time.monotonic() - began, 2)}
+
+
+@torch.no_grad()
+def _samples(
+    flow: Flow, split: Split, samples: int, seed: int, solver: Solver | None
+) -> Iterator[tuple[Tensor, Any, float]]:
+    """Batches in the data's units, their conditions, and their NFE together."""
+    cond, generator = conditions(split, samples, seed), stream(seed, "evaluate-images", device=flow.device)
+    for begin in range(0, samples, BATCH):
+        n = min(BATCH, samples - begin)
+        part = None if cond is None else cond[begin : begin + n]
+        solution = flow.trajectory(n, cond=part, solver=solver, generator=generator)
+        yield flow.in_data_units(solution.final), part, solution.nfe.double().mean().item() * n
