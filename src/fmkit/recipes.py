@@ -68,6 +68,34 @@ def _classes(data: dict[str, Any], preset: str, steps: int, lr: float) -> dict[s
     }
 
 
+def super_resolution() -> dict[str, Any]:
+    """MNIST's digits from 7x7 pixels to 28x28, by a flow whose condition is the low resolution."""
+    return {
+        "data": {"name": "super-resolution", "data": {"name": "mnist-5k"}, "factor": 4},
+        "path": "condot",
+        "field": {"name": "unet", "preset": "tiny"},
+        "trainer": {
+            "steps": 3000,
+            "batch_size": 64,
+            "lr": 1e-3,
+            "warmup": 100,
+            "decay": "cosine",
+            "ema": 0.999,
+            "clip": 1.0,
+        },
+    }
+
+
+def super_resolution_regression() -> dict[str, Any]:
+    """The baseline of `super_resolution`: the same network trained to answer with the mean image, by its squared error.
+
+    It is the data prediction at t = 0, where x0 says nothing of the image; one Euler step goes to what is predicted.
+    """
+    made = super_resolution()
+    at_zero = {"name": "logit-normal", "mean": -40.0, "std": 1e-3}  # t = 4e-18
+    return {**made, "time": at_zero, "objective": "data", "solver": {"name": "euler", "steps": 1}}
+
+
 def standard(data: str) -> dict[str, Any]:
     """For points in a few dimensions: under a minute on two cores.
 

@@ -104,8 +104,11 @@ def evaluate(
     images: Annotated[
         int | None, typer.Option(min=4, help="Instead, FID and the like of so many samples that are images.")
     ] = None,
-    solver: Annotated[str | None, typer.Option(help="Of --images, instead of the flow's own.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Of --images: steps of a fixed-step solver.")] = None,
+    restored: Annotated[
+        int | None, typer.Option(min=2, help="Instead, PSNR and the like of so many super-resolved images.")
+    ] = None,
+    solver: Annotated[str | None, typer.Option(help="Of --images or --restored, instead of the flow's own.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Of the same: steps of a fixed-step solver.")] = None,
     guidance: Annotated[str | None, typer.Option(help="Of --images, as of sample.")] = None,
     guidance_interval: Annotated[
         str | None, typer.Option(metavar="START,END", help="Of --images: times that are guided.")
@@ -118,6 +121,12 @@ def evaluate(
 
         found = evaluate_images_of(run, images, seed, solver, steps, guidance, guidance_interval)
         _answer(found) if as_json else show_images(found)
+        return
+    if restored is not None:
+        from fmkit.cli.images import evaluate_restored, show_restored
+
+        found = evaluate_restored(run, restored, seed, solver, steps)
+        _answer(found) if as_json else show_restored(found)
         return
     for name, value in {"solver": solver, "steps": steps, "guidance": guidance}.items():
         if value is not None:

@@ -46,6 +46,25 @@ def evaluate_images_of(
     return figures
 
 
+def evaluate_restored(run: Path, n: int, seed: int, solver: str | None, steps: int | None) -> dict[str, Any]:
+    """The figures of super-resolved images, which also go into `restored.json` of the run folder."""
+    from fmkit.config import validate
+    from fmkit.data import DataSet
+    from fmkit.restoration import evaluate_restoration
+    from fmkit.specs import build
+
+    config = validate(runs.configuration(run))
+    flow = runs.load_flow(run)
+    split = build(DataSet, config.data, "data").load(config.seed)
+    try:
+        figures = evaluate_restoration(flow, split, samples=n, seed=seed, solver=chosen_solver(flow, solver, steps))
+    except ArgumentError as error:
+        raise ConfigError(str(error), "--restored") from error
+    figures |= {k: v for k, v in {"seed": seed, "solver": solver, "steps": steps}.items() if v is not None}
+    runs.write_json(run / "restored.json", figures)
+    return figures
+
+
 def _labelled(data: Any, seed: int) -> Any:
     """The run's images as images, with labels, whatever its own form is."""
     import inspect
@@ -55,6 +74,8 @@ def _labelled(data: Any, seed: int) -> Any:
     from fmkit.specs import build
 
     spec = {"name": data} if isinstance(data, str) else dict(data)
+    while isinstance(spec.get("data"), str | Mapping):  # images inside, as of super-resolution
+        spec = {"name": spec["data"]} if isinstance(spec["data"], str) else dict(spec["data"])
     name = spec["name"]
     known = inspect.signature(registry.load("fmkit.datasets", name)).parameters
     if "labels" in known:
@@ -88,3 +109,20 @@ def show_images(figures: Mapping[str, Any]) -> None:
     table.add_row("evaluations a sample (NFE)", f"{figures['nfe']:.0f}", "")
     Console().print(table)
     print("in the features of a classifier of the same data: compare within it, and beside the held-out images")
+
+
+def show_restored(figures: Mapping[str, Any]) -> None:
+    """The figures as a table, for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2), show_edge=False)
+    for heading in ("", f"{figures['images']} images", "bicubic"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    names = {"psnr": "PSNR, dB", "ssim": "SSIM", "consistency": "consistency, grey levels"}
+    for key, name in names.items():
+        if key in figures:
+            both = (f"{figures[k]:.3f} ± {figures[f'{k}_standard_error']:.3f}" for k in (key, f"{key}_bicubic"))
+            table.add_row(name, *both)
+    table.add_row("evaluations a sample (NFE)", f"{figures['nfe']:.0f}", "")
+    Console().print(table)

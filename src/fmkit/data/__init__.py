@@ -10,6 +10,7 @@ from fmkit.data.image_files import ImageArrays, ImageFolder
 from fmkit.data.images import ImageSet, image_split
 from fmkit.data.items import Pictures
 from fmkit.data.pixels import InTurn, box_downsample, center_crop, dequantize, fit, flip, resize
+from fmkit.data.super_resolution import SuperResolution
 from fmkit.data.tabular import Tabular
 from fmkit.data.toy import Toy
 
@@ -34,6 +35,7 @@ __all__ = [
     "SCurve",
     "Split",
     "Stratum",
+    "SuperResolution",
     "Tabular",
     "Toy",
     "box_downsample",
