@@ -6,6 +6,7 @@ What is looked at: the first batch (is the data of the size that networks and th
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import warnings
 from collections import deque
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fmkit.errors import HealthWarning
+from fmkit.errors import FmkitError, HealthWarning
 from fmkit.fields.embeddings import ConditionEmbedding
 from fmkit.objectives import Batch
 from fmkit.paths import ProbabilityPath
@@ -56,8 +57,9 @@ class Signs:
                 "about 0 and 1 are expected: standardize them (a transform of the data, as Affine(mean, std))"
             )
         elif deviation:
-            for said in self._of_ends(batch.x0, x1):
-                self._say(said)
+            with contextlib.suppress(FmkitError):  # zeros need not be points of a path
+                for said in self._of_ends(batch.x0, x1):
+                    self._say(said)
 
     def _of_ends(self, x0: Tensor, x1: Tensor) -> Iterator[str]:
         """Does the path forget the data at its beginning, and the source at its end?"""

@@ -151,7 +151,9 @@ class Stepper:
         with self._autocast():
             out = self.objective.loss(network, self.path, batch, ema=ema, step=step, generator=generator)
         if over_time is not None:
-            over_time.keep(out.t[share.begin : share.end], out.value[share.begin : share.end])
+            whole = share.end - share.begin == len(out.value)  # slicing costs what a kernel does
+            t, value = (out.t, out.value) if whole else (part[share.begin : share.end] for part in (out.t, out.value))
+            over_time.keep(t, value)
         return share.mean(out.value)
 
     def _stream(self, purpose: str, step: int) -> torch.Generator:
