@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -97,6 +98,56 @@ class InMemory:
             yield Samples(self.x.index_select(0, i), cond, x0)
 
 
+class Items(Dataset[Any]):
+    """A map-style Dataset whose items that cannot be read are named, or replaced by the next that can.
+
+    Args:
+        dataset: the user's.
+        skip: whether to replace them, with a warning for each. Which item stands for which does not depend on the run.
+
+    Raises:
+        ArgumentError: with the index, for an item that cannot be read, or that has another shape than the first.
+    """
+
+    def __init__(self, dataset: Any, skip: bool) -> None:
+        self.dataset, self.skip = dataset, skip
+        self._shape: torch.Size | None = None
+        self._shape = _shape_of(self[0])
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, i: int) -> Any:
+        for j in range(len(self)):
+            at = (i + j) % len(self)
+            try:
+                return self._read(at)
+            except ArgumentError as error:
+                if not self.skip:
+                    raise
+                warnings.warn(f"{error}; the next one takes its place", UserWarning, stacklevel=2)
+        raise ArgumentError(f"none of the {len(self)} items of the data set can be read")
+
+    def _read(self, i: int) -> Any:
+        try:
+            item = self.dataset[i]
+        except ArgumentError:  # of fmkit's own images, which says what is wrong where
+            raise
+        except Exception as error:  # whatever a user's data set raises
+            said = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise ArgumentError(f"item {i} of the data set cannot be read ({said})") from error
+        if self._shape is not None and _shape_of(item) not in (None, self._shape):
+            raise ArgumentError(
+                f"item {i} of the data set has shape {tuple(_shape_of(item))}, item 0 {tuple(self._shape)}"
+            )
+        return item
+
+
+def _shape_of(item: Any) -> Any:
+    """Of a sample, or of the sample of a pair; None where there is none to speak of."""
+    return getattr(item[0] if isinstance(item, list | tuple) and item else item, "shape", None)
+
+
 class FromDataset:
     """Batches of a map-style Dataset, through a DataLoader with the counting sampler."""
 
@@ -108,9 +159,11 @@ class FromDataset:
         device: torch.device,
         options: dict,
         part: tuple[int, int] = (0, 1),
+        skip: bool = False,
     ) -> None:
         if len(dataset) == 0:
             raise ArgumentError("the data set is empty, expected at least one sample")
+        dataset = Items(dataset, skip)
         self.dataset, self.options, self.device = dataset, options, device
         self.batch_size, self.seed, self.part = batch_size, seed, part
         first = _samples(default_collate([dataset[0]]), device)
@@ -148,8 +201,17 @@ class Streaming:
         return (_samples(batch, self.device) for batch in itertools.islice(endless, start, None))
 
 
-def batches_of(data: Data, batch_size: int, seed: int, device: torch.device, part: tuple[int, int] = (0, 1)) -> Any:
+def batches_of(
+    data: Data,
+    batch_size: int,
+    seed: int,
+    device: torch.device,
+    part: tuple[int, int] = (0, 1),
+    skip: bool = False,
+) -> Any:
     """The batches of whatever the user handed over, in its own precision; or process r's rows of R's, part (r, R).
+
+    With `skip`, items of a data set that cannot be read are replaced.
 
     Raises:
         ArgumentError: if the data is not what it should be.
@@ -163,13 +225,13 @@ def batches_of(data: Data, batch_size: int, seed: int, device: torch.device, par
         if isinstance(x.dataset, IterableDataset):
             return Streaming(x, device)
         options = {"num_workers": x.num_workers, "collate_fn": x.collate_fn, "pin_memory": x.pin_memory}
-        return FromDataset(x.dataset, x.batch_size or batch_size, seed, device, options, part)
+        return FromDataset(x.dataset, x.batch_size or batch_size, seed, device, options, part, skip)
     if isinstance(x, IterableDataset):
         _only_samples(data)
         return Streaming(DataLoader(x, batch_size=batch_size), device)
     if isinstance(x, Dataset):
         _only_samples(data)
-        return FromDataset(x, batch_size, seed, device, {}, part)
+        return FromDataset(x, batch_size, seed, device, {}, part, skip)
     return InMemory(data, batch_size, seed, device, part)
 
 

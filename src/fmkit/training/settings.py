@@ -30,6 +30,8 @@ class Settings(pydantic.BaseModel):
         clip: largest norm of the gradient, or null.
         skip_nonfinite: how many steps in all may be left out because their loss or gradient is not finite; each is
             recorded. With 0 the first of them ends the run.
+        skip_corrupt: whether an item of a data set that cannot be read is replaced by the next one that can, with a
+            warning; else it ends the run. Which stands for which is always the same.
         ema: decay of the weights' average that samples and is saved; 0 for none. It warms up as (1 + k)/(10 + k).
         precision: of the network's arithmetic; 16-bit ones are mixed (weights stay float32).
         compile: whether to compile a step's loss and gradients into one graph: seconds to a minute before the first
@@ -64,6 +66,7 @@ class Settings(pydantic.BaseModel):
     coupling_workers: int | None = Field(None, ge=0)
     clip: float | None = Field(None, gt=0, allow_inf_nan=False)
     skip_nonfinite: int = Field(0, ge=0)
+    skip_corrupt: bool = False
     ema: float = Field(0.999, ge=0, lt=1)
     precision: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
     compile: bool = False

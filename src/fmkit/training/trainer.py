@@ -123,7 +123,7 @@ class Trainer:
         if data.transform is not None:
             data.transform.to(device)
         part = (0, 1) if s.across_ranks else (engine.rank, engine.ranks)
-        batches = batches_of(data, s.batch_size, s.seed, device, part)
+        batches = batches_of(data, s.batch_size, s.seed, device, part, s.skip_corrupt)
         check_labels(self.field, getattr(batches, "cond", None))
         held_out = None if validation is None else self._held_out(validation, data, device)
         parts = {"path": self.path, "objective": self.objective, "source": source, "coupling": coupling}
@@ -206,7 +206,8 @@ class Trainer:
         device = self._place(Single())
         if data.transform is not None:
             data.transform.to(device)
-        batches = batches_of(data, self.settings.batch_size, self.settings.seed, device)
+        s = self.settings
+        batches = batches_of(data, s.batch_size, s.seed, device, skip=s.skip_corrupt)
         if coupling.own is not None:
             data, batches = self._of_its_own(data, batches, coupling)
         return coupling, Pairing(data, source, coupling, self.settings, self._dtype).unpaired(batches)
@@ -280,9 +281,9 @@ class Trainer:
         run.note(record)
 
     def _held_out(self, validation: Any, data: Data, device: torch.device) -> tuple[Data, Any]:
-        held_out = _as_data(validation, None)
+        s, held_out = self.settings, _as_data(validation, None)
         held_out = dataclasses.replace(held_out, transform=held_out.transform or data.transform)
-        return held_out, batches_of(held_out, self.settings.batch_size, self.settings.seed, device)
+        return held_out, batches_of(held_out, s.batch_size, s.seed, device, skip=s.skip_corrupt)
 
     def _begin_with(self, data: Data, initial: Flow) -> Data:
         try:
