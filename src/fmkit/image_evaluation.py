@@ -75,7 +75,7 @@ def evaluate_images(
         raise ArgumentError("the training images are not in memory, where the features of all of them are taken")
     knows = classifier(labelled, cache=cache) if judge is None else judge
     reference = reference_set(labelled.train.x, knows if features is None else features, cache=cache)
-    labels = conditions(split, samples, seed) if split.classes is not None else None
+    labels = split.classes is not None and split.test_cond is not None
     drawn, evaluations, right = ImageSet(reference.features), 0.0, 0
     began = time.monotonic()
     for x, cond, nfe in _samples(flow, split, samples, seed, solver):
@@ -84,14 +84,14 @@ def evaluate_images(
             images = images.clamp(0, labelled.levels - 1)
         drawn.add(images)
         evaluations += nfe
-        if labels is not None:
+        if labels:
             right += int((knows.predict(images).cpu() == cond.cpu()).sum())
     figures: dict[str, Any] = {"images": samples, **image_distances(drawn, reference)}
     held_out = ImageSet(reference.features).extend(labelled.test[:samples].float().split(BATCH))
     for name, value in image_distances(held_out, reference).items():
         figures[f"{name}_held_out"] = value
     figures |= {"images_held_out": held_out.count, "accuracy": knows.accuracy}
-    if labels is not None:
+    if labels:
         figures["recognised"] = right / samples
     return figures | {"nfe": evaluations / samples, "sampling_seconds": round(time.monotonic() - began, 2)}
 

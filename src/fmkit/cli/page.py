@@ -15,7 +15,6 @@ from fmkit.cli.runs import details
 from fmkit.errors import ArgumentError, FmkitError, SavedFileError
 from fmkit.saving import read_tensors, write_bytes
 
-SNAPSHOTS = "samples"
 STYLE = """
 :root { color-scheme: light dark; --ink: #1f2430; --soft: #667; --line: #ccd; --back: #fff; --accent: #2f6fde; }
 @media (prefers-color-scheme: dark) {
@@ -114,7 +113,9 @@ def _samples(folder: Path) -> str:
 
 def _over_training(folder: Path) -> str:
     """What the flow drew at some moments, all to one scale: that of the last."""
-    files = sorted((folder / SNAPSHOTS).glob("step_*.safetensors"))
+    from fmkit.training.snapshots import FOLDER
+
+    files = sorted((folder / FOLDER).glob("step_*.safetensors"))
     found = []
     for path in files:
         tensors, header = read_tensors(path)

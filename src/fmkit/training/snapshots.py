@@ -41,9 +41,12 @@ class Snapshots(Callback):
         self.times, self.solver = check_count("times", times), solver
         self.n = None if n is None else check_count("n", n)
 
+    def on_start(self, run: Run) -> None:
+        kept = run.folder is not None and not run.in_parts
+        self._due = {round(run.steps * k / self.times) for k in range(1, self.times + 1)} if kept else set()
+
     def on_step(self, run: Run) -> None:
-        due = {round(run.steps * k / self.times) for k in range(1, self.times + 1)}
-        if run.step not in due or run.folder is None or run.in_parts:
+        if run.step not in self._due:
             return
         try:
             self._draw(run)
@@ -58,7 +61,7 @@ class Snapshots(Callback):
         solver = self.solver or (Midpoint(10) if run.parts["path"].euclidean else None)
         generator = stream(run.settings.seed, "snapshots")
         x = flow.sample(n, cond=None if cond is None else cond[:n], solver=solver, generator=generator)
-        assert run.folder is not None  # on_step looked
+        assert run.folder is not None  # on_start looked
         folder = run.folder / FOLDER
         try:
             folder.mkdir(exist_ok=True)
