@@ -9,15 +9,18 @@ from fmkit.fields import (
     Autoguidance,
     CFGZeroStar,
     ClassifierFree,
+    DiT,
     GuidanceInterval,
     ModuleField,
     PredictionField,
+    Rescheduled,
+    UNet,
     VectorField,
 )
 from fmkit.fields.guidance import optimal_scale
 from fmkit.flow import Flow
 from fmkit.oracle import MixtureOracle
-from fmkit.paths import CondOT, VariancePreserving
+from fmkit.paths import CondOT, Cosine, VariancePreserving
 from fmkit.solvers import Heun
 from fmkit.sources import Gaussian
 
@@ -272,3 +275,125 @@ def test_guidance_that_makes_no_sense_is_refused():
     halves = [PredictionField(Net(), path, "velocity", part) for part in ((0.0, 0.4), (0.6, 1.0))]
     with pytest.raises(CombinationError, match="no times are both's"):
         Autoguidance(*halves)
+
+
+# Both answers in one call, and in two.
+
+
+def shaken(network):
+    """Weights that are not those of a beginner, whose answer is 0 whatever the condition; float64."""
+    with torch.no_grad():
+        for k, p in enumerate(network.parameters()):
+            p.add_(0.2 * torch.randn(p.shape, generator=torch.Generator().manual_seed(k)))
+    return network.double().eval()
+
+
+class Twice(VectorField):
+    """The same field without word that it takes both in one batch."""
+
+    def __init__(self, field):
+        super().__init__()
+        self.field = field
+
+    @property
+    def offers(self):
+        return self.field.offers
+
+    @property
+    def interval(self):
+        return self.field.interval
+
+    def forward(self, t, x, cond=None):
+        return self.field.velocity(t, x, cond)
+
+    def stochastic(self, t, x, cond=None):
+        return self.field.stochastic(t, x, cond)
+
+
+LABELS, VECTORS = torch.tensor([1, 0, 2, 2, 1]), torch.linspace(-1, 1, 20, dtype=torch.float64).reshape(5, 4)
+NETWORKS = {
+    "MLP, labels": (lambda: MLP(6, width=16, depth=2, classes=3, cond_dropout=0.2), (6,), LABELS),
+    "MLP, vectors": (lambda: MLP(6, width=16, depth=2, cond_dim=4), (6,), VECTORS),
+    "UNet, labels": (lambda: UNet((1, 8, 8), preset="tiny", channels=8, classes=3), (1, 8, 8), LABELS),
+    "UNet, vectors": (lambda: UNet((1, 8, 8), preset="tiny", channels=8, cond_dim=4), (1, 8, 8), VECTORS),
+    "UNet, images": (
+        lambda: UNet((1, 8, 8), preset="tiny", channels=8, cond_channels=1),
+        (1, 8, 8),
+        VECTORS.reshape(5, 1, 2, 2),
+    ),
+    "DiT, labels": (lambda: DiT((1, 8, 8), preset="tiny", patch_size=2, classes=3), (1, 8, 8), LABELS),
+    "DiT, vectors": (lambda: DiT((1, 8, 8), preset="tiny", patch_size=2, cond_dim=4), (1, 8, 8), VECTORS),
+}
+GUIDED = {
+    "classifier-free": lambda f: ClassifierFree(f, 2.5),
+    "below 0": lambda f: ClassifierFree(f, -0.5),
+    "cfg-zero-star": lambda f: CFGZeroStar(f, 3.0, zero_until=0.2),
+    "cfg-zero-star, 0": lambda f: CFGZeroStar(f, 0.0),
+    "interval": lambda f: GuidanceInterval(ClassifierFree(f, 2.5), 0.3, 0.7),
+    "rescheduled": lambda f: ClassifierFree(Rescheduled(f, CondOT(), Cosine()), 2.0),
+    "prediction": lambda f: ClassifierFree(PredictionField(f, CondOT(), "noise", (0.1, 0.9)), 2.0),
+}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("guided", GUIDED)
+def test_one_call_answers_as_two_do(network, guided):
+    make, shape, given = NETWORKS[network]
+    net, calls = shaken(make()), []
+    y = torch.randn(5, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    at = torch.tensor([0.15, 0.35, 0.5, 0.65, 0.85], dtype=torch.float64)
+    want = GUIDED[guided](Twice(net))(at, y, given)
+    net.register_forward_hook(lambda *_: calls.append(1))
+    torch.testing.assert_close(GUIDED[guided](net)(at, y, given), want, rtol=1e-9, atol=1e-9)
+    assert len(calls) == (2 if guided == "interval" else 1)  # times inside and outside: guided, and plain
+    assert (want - net(at, y, given)).abs().max() > 1e-3
+
+
+def test_one_call_gives_velocity_and_noise_of_an_sde():
+    inner = PredictionField(shaken(MLP(6, width=16, depth=2, classes=3)), CondOT(), "velocity", gaussian=True)
+    at, y, calls = torch.linspace(0.1, 0.9, 5), torch.randn(5, 6, dtype=torch.float64), []
+    want = ClassifierFree(Twice(inner), 2.0).stochastic(at, y, LABELS)
+    inner.network.register_forward_hook(lambda *_: calls.append(1))
+    for got, expected in zip(ClassifierFree(inner, 2.0).stochastic(at, y, LABELS), want, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+    assert len(calls) == 1
+
+
+def test_one_call_has_the_derivatives_of_two():
+    """Of a likelihood under guidance, by forward mode and by vmap, and the gradients of weights."""
+    make, shape, given = NETWORKS["DiT, labels"]
+    net = shaken(make())
+    y = torch.randn(5, *shape, dtype=torch.float64)
+    at = torch.full((5,), 0.4, dtype=torch.float64)
+    found = []
+    for field in (ClassifierFree(net, 2.0), ClassifierFree(Twice(net), 2.0)):
+        directions = torch.eye(5 * 64, dtype=torch.float64)[::50].reshape(-1, *y.shape)
+        along = torch.func.vmap(lambda d, f=field: torch.func.jvp(lambda z: f.velocity(at, z, given), (y,), (d,))[1])
+        gradients = torch.autograd.grad(field.velocity(at, y, given).square().sum(), list(net.parameters()))
+        found.append([along(directions), *gradients])
+    for got, want in zip(*found, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-8, atol=1e-8)
+
+
+def test_large_batches_are_asked_twice_on_a_cpu_and_wrong_conditions_are_refused_alike():
+    net, calls = MLP(64, width=8, depth=1, classes=3), []
+    net.register_forward_hook(lambda *_: calls.append(1))
+    for n, cost in ((128, 1), (129, 2)):
+        calls.clear()
+        ClassifierFree(net, 2.0)(0.5, torch.zeros(n, 64), torch.zeros(n, dtype=torch.int64))
+        assert len(calls) == cost
+    for wrong, said in ((torch.tensor([0, 1, 3]), r"labels range over 0 .. 3"), (LABELS, r"integer labels \(3,\)")):
+        with pytest.raises(ArgumentError, match=said):
+            ClassifierFree(net, 2.0)(0.5, torch.zeros(3, 64), wrong)
+    with pytest.raises(ArgumentError, match="unconditional MLP"):
+        ClassifierFree(MLP(2, width=4, depth=1), 2.0)(0.5, torch.zeros(3, 2), torch.tensor([0, 1, 1]))
+
+
+def test_the_ends_of_the_scale_cost_one_evaluation():
+    at, y, c = points()
+    field, calls = Exact(), []
+    field.register_forward_hook(lambda *_: calls.append(1))
+    for guided in (ClassifierFree(field, 0.0), ClassifierFree(field, 1.0), CFGZeroStar(field, 1.0)):
+        calls.clear()
+        guided(at, y, c)
+        assert len(calls) == 1

@@ -1,6 +1,7 @@
 """Fields: networks, and the velocities made of them."""
 
 from fmkit.fields.base import (
+    Dropped,
     ModuleField,
     PredictionField,
     Stochastic,
@@ -22,6 +23,7 @@ __all__ = [
     "CFGZeroStar",
     "ClassifierFree",
     "DiT",
+    "Dropped",
     "Guidance",
     "GuidanceInterval",
     "ModuleField",

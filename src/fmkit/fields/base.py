@@ -31,6 +31,13 @@ class Stochastic(NamedTuple):
     std: Tensor
 
 
+class Dropped(NamedTuple):
+    """Conditions of which some are missing, for a field that `drops_rows`."""
+
+    cond: Tensor  # (B, ...), one for each sample
+    rows: Tensor  # (B,) bool: where the field answers as if there were none
+
+
 class VectorField(Part):
     """The base class of every field. A subclass implements `forward`.
 
@@ -72,6 +79,11 @@ class VectorField(Part):
     def euclidean(self) -> bool:
         """Whether the divergence in the coordinates of x is the rate of the log-density (not so on a manifold)."""
         return True
+
+    @property
+    def drops_rows(self) -> bool:
+        """Whether `cond` may be `Dropped`: samples with and without their condition in one call, as guidance asks."""
+        return False
 
     def velocity(self, t: Tensor, x: Tensor, cond: Any = None) -> Tensor:
         """The protocol `velocity`: what `forward` computes, for solvers.
@@ -198,6 +210,10 @@ class PredictionField(VectorField):
     @property
     def event_shape(self) -> tuple[int, ...] | None:  # type: ignore[override]
         return self.network.event_shape
+
+    @property
+    def drops_rows(self) -> bool:
+        return self.network.drops_rows
 
     def forward(self, t: Tensor, x: Tensor, cond: Any = None) -> Tensor:
         prediction = ask(self.network, t, x, cond)

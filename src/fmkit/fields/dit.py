@@ -122,6 +122,10 @@ class DiT(VectorField):
         self.norm = nn.LayerNorm(d, elementwise_affine=False, eps=1e-6)
         self.modulate, self.last = zeroed(nn.Linear(d, 2 * d)), zeroed(nn.Linear(d, pixels))
 
+    @property
+    def drops_rows(self) -> bool:
+        return self.condition.conditional
+
     def forward(self, t: Tensor, x: Tensor, cond: Any = None) -> Tensor:
         if x.shape[1:] != self.event_shape:
             raise ArgumentError(f"x has events of shape {tuple(x.shape[1:])}, this DiT was made for {self.event_shape}")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fmkit.arguments import shown
 from fmkit.errors import ArgumentError
+from fmkit.fields.base import Dropped
 from fmkit.shapes import readable
 
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
@@ -83,6 +84,8 @@ class ConditionEmbedding(nn.Module):
             )
         if cond is None:
             return self.null.expand(n, -1)
+        if isinstance(cond, Dropped):
+            return torch.where(cond.rows[:, None], self.null, self(cond.cond, n, owner))
         cond = check_condition(cond)
         if self.label is not None:
             embedded = self.label(self.check_labels(cond, n))

@@ -68,6 +68,10 @@ class MLP(VectorField):
         self.last = zeroed(nn.Linear(width, dim))
         self.gain = zeroed(nn.Linear(EMBEDDING, 1))
 
+    @property
+    def drops_rows(self) -> bool:
+        return self.condition.conditional
+
     def forward(self, t: Tensor, x: Tensor, cond: Any = None) -> Tensor:
         if x.shape[1:] != self.event_shape:
             raise ArgumentError(f"x has events of shape {tuple(x.shape[1:])}, this MLP was made for {self.event_shape}")

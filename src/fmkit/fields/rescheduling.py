@@ -75,6 +75,10 @@ class Rescheduled(VectorField):
     def euclidean(self) -> bool:
         return self.field.euclidean
 
+    @property
+    def drops_rows(self) -> bool:
+        return self.field.drops_rows
+
     def forward(self, t: Tensor, x: Tensor, cond: Any = None) -> Tensor:
         r = batch_time(t, x)
         there = _polar(self.wanted, r)

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fmkit.arguments import check_count, shown
 from fmkit.errors import ArgumentError
-from fmkit.fields.base import VectorField
+from fmkit.fields.base import Dropped, VectorField
 from fmkit.fields.blocks import (
     Attention,
     Change,
@@ -134,6 +134,10 @@ class UNet(VectorField):
         self.norm, self.last = Norm(widths[0]), zeroed(nn.Conv2d(widths[0], self.event_shape[0], 3, padding=1))
         if channels_last:
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @property
+    def drops_rows(self) -> bool:
+        return self.condition.conditional or self.image is not None
 
     def forward(self, t: Tensor, x: Tensor, cond: Any = None) -> Tensor:
         if x.shape[1:] != self.event_shape:
@@ -273,6 +277,8 @@ class ConditionImage(nn.Module):
         """`(B, channels, H, W)` for x `(B, C, H, W)`, from `(B, channels, h, w)` or from None."""
         if cond is None:
             return self.null.expand(len(x), -1, *x.shape[2:])
+        if isinstance(cond, Dropped):
+            return torch.where(cond.rows[:, None, None, None], self.null, self(cond.cond, x))
         cond = check_condition(cond)
         if cond.ndim != 4 or cond.shape[:2] != (len(x), self.channels) or not cond.is_floating_point():
             raise ArgumentError(
