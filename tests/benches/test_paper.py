@@ -1,5 +1,6 @@
 """The paper's experiment at tiny size: what a cell holds, what is refused, and figures by another hand."""
 
+import dataclasses
 import json
 import math
 
@@ -8,8 +9,8 @@ import torch
 
 import fmkit
 from fmkit.benches import paper, paper_figures, paper_measures
-from fmkit.benches.paper_protocol import METHODS, Protocol, labelled_images, seconds_of
-from fmkit.benches.paper_table import HEAD, few_step_lines, lines, page, protocol_of
+from fmkit.benches.paper_protocol import METHODS, Protocol, device_of, labelled_images, seconds_of
+from fmkit.benches.paper_table import HEAD, caption, few_step_lines, lines, page, protocol_of
 from fmkit.cli import main
 from fmkit.errors import ArgumentError, FmkitError, SavedFileError
 from fmkit.fields import UNet
@@ -147,6 +148,41 @@ def test_other_protocols_are_refused(bench):
         protocol_of([])
 
 
+def test_results_of_another_device_are_not_mixed_in_and_old_ones_are_the_processors(bench, tmp_path):
+    old = json.loads((bench.folder / "digits_fm-ot_0.json").read_text())
+    assert old["protocol"].pop("device") == "cpu"
+    (tmp_path / "digits_fm-ot_0.json").write_text(json.dumps(old))
+    assert paper.Bench(tmp_path, TINY).cell("fm-ot", 0) == old
+    with pytest.raises(SavedFileError, match="choose another folder"):
+        paper.Bench(tmp_path, dataclasses.replace(TINY, device="cuda")).cell("fm-ot", 0)
+    other = {**old, "protocol": {**old["protocol"], "device": "cuda"}}
+    with pytest.raises(ArgumentError, match="several protocols"):
+        protocol_of([old, other])
+    assert caption([other]) == f"{caption([old])}, on a GPU"
+
+
+def test_everything_is_done_on_the_protocols_device(bench, monkeypatch):
+    """The trainer and the classifier of the features; where there is no GPU, one looks at what is asked."""
+    asked = []
+    monkeypatch.setattr(paper.measures, "Judge", lambda *arguments: asked.append(arguments[-1]))
+    made = paper.Bench(bench.folder, dataclasses.replace(TINY, device="cuda"))
+    assert (made.judge, asked) == (None, ["cuda"])
+    assert made._trainer("fm-ot", 0, 2, paper.Looks(set())).settings.device == "cuda"
+
+
+def test_devices(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert [device_of(name) for name in ("auto", "cpu")] == ["cpu", "cpu"]
+    with pytest.raises(ArgumentError, match="finds no GPU"):
+        device_of("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [device_of(name) for name in ("auto", "cpu", "cuda")] == ["cuda", "cpu", "cuda"]
+    with pytest.raises(ArgumentError, match="expected auto, cpu or cuda"):
+        device_of("gpu")
+    with pytest.raises(ArgumentError, match="device is 'auto'"):
+        dataclasses.replace(TINY, device="auto")
+
+
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("2m", 120), ("1.5h", 5400), ("10", 10)])
 def test_budgets(text, seconds):
     assert seconds_of(text) == seconds
@@ -166,6 +202,7 @@ def test_no_budgets(text):
         (["--method", "fm-to"], "did you mean 'fm-ot'"),
         (["--budget", "0"], "expected a time above 0"),
         (["--seed", "-1"], "seed is -1"),
+        (["--device", "gpu"], "expected auto, cpu or cuda"),
         (["--preset", "tinny"], "did you mean 'tiny'"),
         (["--table"], "no folder"),
     ],

@@ -21,7 +21,17 @@ from torch import Tensor
 from fmkit._version import __version__
 from fmkit.arguments import check_count
 from fmkit.benches import paper_measures as measures
-from fmkit.benches.paper_protocol import DURING, EMA, LR, METHODS, WARMUP, Protocol, check_method, labelled_images
+from fmkit.benches.paper_protocol import (
+    DURING,
+    EMA,
+    LR,
+    METHODS,
+    WARMUP,
+    Protocol,
+    check_method,
+    device_of,
+    labelled_images,
+)
 from fmkit.errors import SavedFileError
 from fmkit.fields import UNet
 from fmkit.randomness import stream_seed
@@ -38,6 +48,9 @@ CALIBRATION, IGNORED = 30, 5
 class Looks(Callback):
     """The averaged weights at some steps, and the seconds of the steps, without those of keeping weights.
 
+    A GPU is waited for at those steps, at the last, and where a calibration begins to count; between them a step's
+    seconds are those of asking for it, and only their sum means anything.
+
     Args:
         at: the steps.
     """
@@ -50,6 +63,8 @@ class Looks(Callback):
         self._last = time.monotonic()
 
     def on_step(self, run: Any) -> None:
+        if run.device.type == "cuda" and run.step in self.at | {IGNORED, run.steps}:
+            torch.cuda.synchronize(run.device)
         self.seconds.append(time.monotonic() - self._last)
         if run.step in self.at:
             self.kept[run.step] = copy.deepcopy(run.ema.state_dict())
@@ -85,7 +100,8 @@ class Bench:
         """The figures of one cell, measured now unless that was done before.
 
         Raises:
-            ArgumentError: for a method that is not known, a seed that is none, or data that are no labelled images.
+            ArgumentError: for a method that is not known, a seed that is none, data that are no labelled images, or a
+                device that is not here.
             SavedFileError: for a folder that cannot be written, or holds results of another protocol.
         """
         check_method(method)
@@ -108,7 +124,7 @@ class Bench:
     def judge(self) -> measures.Judge:
         """Of generated images."""
         if self._judge is None:
-            self._judge = measures.Judge(self.split, self.cache, self.classifier_steps)
+            self._judge = measures.Judge(self.split, self.cache, self.classifier_steps, self.protocol.device)
         return self._judge
 
     def steps(self) -> int:
@@ -118,7 +134,7 @@ class Bench:
         path = self.folder / "calibration" / f"{self.protocol.data}.json"
         if path.is_file():
             known = json.loads(path.read_text())
-            if known["protocol"] == asdict(self.protocol):
+            if Protocol(**known["protocol"]) == self.protocol:
                 return int(known["steps"])
         looks = Looks(set())
         self._trainer("fm-ot", 0, CALIBRATION, looks).fit(self._unlabelled())
@@ -129,6 +145,7 @@ class Bench:
         return steps
 
     def _measure(self, path: Path, method: str, seed: int) -> dict[str, Any]:
+        device_of(self.protocol.device)  # before anything is trained
         judge, steps = self.judge, self.steps()
         looks = Looks({max(1, round(share * steps)) for share in DURING})
         flow = self._trainer(method, seed, steps, looks).fit(self._unlabelled())
@@ -176,7 +193,7 @@ class Bench:
             decay="linear",
             ema=EMA,
             seed=seed,
-            device="cpu",
+            device=self.protocol.device,
             loss_floor=False,
         )
         chosen = METHODS[method]
@@ -191,7 +208,7 @@ class Bench:
 
     def _read(self, path: Path) -> dict[str, Any] | None:
         result = read_result(path)
-        if result is not None and result["protocol"] != asdict(self.protocol):
+        if result is not None and Protocol(**result["protocol"]) != self.protocol:
             raise SavedFileError(
                 f"{path} was measured with {result['protocol']}, and this is {asdict(self.protocol)}; choose another "
                 "folder"

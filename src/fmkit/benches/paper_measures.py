@@ -36,14 +36,17 @@ class Judge:
         split: labelled images.
         cache: where the classifier and what is remembered of the training images are kept.
         classifier_steps: of the classifier's training.
+        device: of the classifier.
     """
 
-    def __init__(self, split: Split, cache: Any = None, classifier_steps: int | None = None) -> None:
+    def __init__(
+        self, split: Split, cache: Any = None, classifier_steps: int | None = None, device: str = "cpu"
+    ) -> None:
         from fmkit.metrics import reference_set
         from fmkit.metrics.features import ClassifierSettings, classifier
 
         settings = ClassifierSettings() if classifier_steps is None else ClassifierSettings(steps=classifier_steps)
-        self.network = classifier(split, settings, cache=cache)
+        self.network = classifier(split, settings, cache=cache, device=device)
         self.reference: ImageSet = reference_set(split.train.x, self.network, cache=cache)
 
     def fid(self, images: Tensor) -> float:
@@ -61,8 +64,12 @@ class Judge:
 
 
 def noise(flow: Flow, n: int, seed: int) -> Tensor:
-    """`(n, *event)` beginnings, the same for every method; of another n they are others, so take rows of one draw."""
-    return flow.start.sample((n, *flow.event_shape), generator=stream(seed, "paper-noise"), dtype=flow.dtype)
+    """`(n, *event)` beginnings, the same for every method; of another n they are others, so take rows of one draw.
+
+    They are drawn on the processor, so that they are the same on every device.
+    """
+    shape, generator = (n, *flow.event_shape), stream(seed, "paper-noise")
+    return flow.start.sample(shape, generator=generator, dtype=flow.dtype, device="cpu").to(flow.device)
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ TOLERANCE = 1e-5
 BUDGETS = (5, 10, 20, 50)  # evaluations of the few-step solvers
 REFERENCE_NFE = 1000
 DURING = (0.125, 0.25, 0.5, 1.0)  # shares of the training at which it is looked at
+DEVICES = ("cpu", "cuda")
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 
@@ -58,9 +59,10 @@ class Protocol:
         dequantizations: K, of each of these.
         noises: samples whose error against the reference solution is taken, at most `samples`.
         steps: of training, whatever the budget; None measures how many fit into it.
+        device: where everything is computed, "cpu" or "cuda". A result that does not say is of the former.
 
     Raises:
-        ArgumentError: for numbers out of range, or an unknown preset.
+        ArgumentError: for numbers out of range, an unknown preset or another device.
     """
 
     data: str
@@ -72,12 +74,15 @@ class Protocol:
     dequantizations: int = 5
     noises: int = 64
     steps: int | None = None
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         if not 0 < check_number("budget", self.budget) < math.inf:
             raise ArgumentError(f"budget is {self.budget:g} seconds, expected more than 0")
         if self.preset not in UNET_PRESETS:
             raise ArgumentError(f"preset is {shown(self.preset)}{did_you_mean(str(self.preset), UNET_PRESETS)}")
+        if self.device not in DEVICES:
+            raise ArgumentError(f"device is {shown(self.device)}, expected {' or '.join(DEVICES)}")
         least = {"batch": 1, "samples": 4, "nll_images": 2, "dequantizations": 1, "noises": 1}
         for name, smallest in least.items():
             check_count(name, getattr(self, name), smallest)
@@ -101,6 +106,23 @@ def seconds_of(text: str) -> float:
     if found is None or not float(found[1]) > 0:
         raise ArgumentError(f"budget is {shown(text)}, expected a time above 0, as 90s, 2m or 1h")
     return float(found[1]) * UNITS[found[2]]
+
+
+def device_of(name: str) -> str:
+    """The device that a name means here: "auto" is the GPU where there is one.
+
+    Raises:
+        ArgumentError: for no such name, or a GPU where there is none.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in DEVICES:
+        raise ArgumentError(f"device is {shown(name)}, expected auto, {' or '.join(DEVICES)}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ArgumentError("device is 'cuda', and torch finds no GPU here; expected auto or cpu")
+    return name
 
 
 def check_method(name: str) -> Method:

@@ -35,9 +35,10 @@ def caption(results: Sequence[Result]) -> str:
     """What was run, and with what budget."""
     p = protocol_of(results)
     budget = f"{p.steps} steps, whatever their time" if p.steps else f"a budget of {p.budget:g} s of training"
+    where = ", on a GPU" if p.device == "cuda" else ""
     return (
         f"{p.data}, UNet {p.preset!r}, each method {budget}, batches of {p.batch}; FID of {p.samples} images, bits/dim "
-        f"of {results[0]['bits_images']} held-out ones with K = {p.dequantizations}"
+        f"of {results[0]['bits_images']} held-out ones with K = {p.dequantizations}{where}"
     )
 
 

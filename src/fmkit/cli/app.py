@@ -299,6 +299,7 @@ def bench_paper(
     seed: Annotated[list[int] | None, typer.Option(help="Only this one; may be given again. 0.")] = None,
     preset: Annotated[str, typer.Option(help="Of the UNet: tiny, small, medium, cifar10, ...")] = "tiny",
     samples: Annotated[int, typer.Option(min=4, help="Images generated for each FID.")] = 500,
+    device: Annotated[str, typer.Option(help="auto (the GPU, if there is one), cpu or cuda.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="The folder of the results; runs/paper-DATA by default.")] = None,
     table: Annotated[bool, typer.Option("--table", help="Run nothing: show what there is.")] = False,
     page: Annotated[Path | None, typer.Option(help="Write the page and its results into this folder too.")] = None,
@@ -306,10 +307,11 @@ def bench_paper(
     as_json: Json = False,
 ) -> None:
     """The paper's experiment on images: five ways of training one network, with one budget."""
-    from fmkit.benches.paper_protocol import Protocol, seconds_of
+    from fmkit.benches.paper_protocol import Protocol, device_of, seconds_of
     from fmkit.cli.paper import run_cells, show, write_page
 
-    protocol = Protocol(data, seconds_of(budget), preset, samples=samples, noises=min(64, samples))
+    sizes = {"samples": samples, "noises": min(64, samples)}
+    protocol = Protocol(data, seconds_of(budget), preset, **sizes, device=device_of(device))
     folder = Path("runs") / f"paper-{data}" if out is None else out
     results = run_cells(protocol, method, seed, folder, page, table, quiet=quiet or as_json)
     if page is not None:
