@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import fmkit
+from fmkit.compiling import CompiledProtocol
 from fmkit.errors import ArgumentError
 from fmkit.fields import ClassifierFree
 from fmkit.randomness import stream
@@ -117,13 +118,88 @@ def test_a_mistake_is_told_as_it_is_without(traced):
         sampled(flow, cond=1, compile=True)
     n = len(traced)
     sampled(flow, compile=True)  # and it is compiled as before
-    assert not flow._compiled["velocity"].failed
+    assert not flow._compiled["velocity", False].failed
     assert len(traced) == n
     for differentiable in (True, "adjoint"):
         with pytest.raises(ArgumentError, match="compile is True and differentiable"):
             sampled(flow, compile=True, differentiable=differentiable)
     with pytest.raises(ArgumentError, match="compile is 1, expected True or False"):
         sampled(flow, compile=1)
+
+
+# Graphs that are recorded and replayed. No GPU is needed: what matters is that a replay writes where the last one did.
+
+
+@pytest.fixture
+def replayed(monkeypatch):
+    """torch.compile whose functions answer in the same memory every time, as replays do; the modes it was asked for."""
+    modes, steps, places = [], [], {}
+
+    def compile(function, *, fullgraph, mode=None):
+        modes.append(mode)
+
+        def replay(*arguments):
+            answer = function(*arguments)
+            parts = answer if isinstance(answer, tuple) else (answer,)
+            kept = places.setdefault((function, parts[0].shape), [torch.empty_like(part) for part in parts])
+            for place, part in zip(kept, parts, strict=True):
+                place.copy_(part)
+            return type(answer)(*kept) if isinstance(answer, tuple) else kept[0]
+
+        return replay
+
+    monkeypatch.setattr("torch.compile", compile)
+    monkeypatch.setattr("torch.compiler.cudagraph_mark_step_begin", lambda: steps.append(1))
+    monkeypatch.setattr("fmkit.flow.recorded", lambda compile, device: compile == "graphs")
+    return modes, steps
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_answers_outlive_the_next_replay(replayed, name):
+    """Adams-Bashforth keeps the slopes of steps before, and Runge-Kutta those of its stages."""
+    flow = flow_of(**FLOWS[name])
+    assert torch.equal(sampled(flow, compile="graphs"), sampled(flow))
+    modes, steps = replayed
+    assert modes == ["reduce-overhead"]
+    assert len(steps) >= 5
+
+
+@pytest.mark.parametrize("name", ["RK4", "AB3"])
+def test_without_the_copy_they_would_not(replayed, name, monkeypatch):
+    monkeypatch.setattr("fmkit.compiling._copied", lambda answer: answer)
+    flow = flow_of(**FLOWS[name])
+    assert not torch.allclose(sampled(flow, compile="graphs"), sampled(flow), atol=1e-3)
+
+
+def test_the_times_of_a_recording_lie_where_the_points_do(replayed, monkeypatch):
+    flow, given = flow_of(), []
+    inner = CompiledProtocol._answer
+    monkeypatch.setattr(CompiledProtocol, "_answer", lambda self, *a: given.append(a) or inner(self, *a))
+    sampled(flow, compile="graphs")
+    assert given
+    for t, x, _ in given:
+        assert isinstance(t, torch.Tensor)
+        assert (t.device, t.dtype, t.shape) == (x.device, torch.float64, ())
+
+
+def test_each_of_the_two_is_compiled_by_itself_and_copied_with_its_flow(replayed):
+    flow = flow_of()
+    for compile in (True, "graphs", "graphs", True):
+        sampled(flow, compile=compile)
+    assert replayed[0] == [None, "reduce-overhead"]
+    twin = copy.deepcopy(flow)
+    assert replayed[0][2:] == [None, "reduce-overhead"]
+    assert [graph.graphs for graph in twin._compiled.values()] == [False, True]
+
+
+def test_without_a_gpu_it_is_compiled_only(traced):
+    flow = flow_of()
+    with pytest.warns(UserWarning, match="CUDA graphs need a GPU, and the field is on cpu"):
+        samples = sampled(flow, compile="graphs")
+    torch.testing.assert_close(samples, sampled(flow), rtol=1e-4, atol=1e-4)
+    assert len(traced) == 1
+    with pytest.raises(ArgumentError, match="compile is 'graph'"):
+        sampled(flow, compile="graph")
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fmkit.adjoint import solve_by_adjoint
 from fmkit.arguments import check_count, check_number, checked, shown
-from fmkit.compiling import CompiledProtocol
+from fmkit.compiling import Compile, CompiledProtocol, recorded
 from fmkit.divergence import Divergence, ExactDivergence
 from fmkit.errors import ArgumentError, CombinationError
 from fmkit.fields import PredictionField, Rescheduled, VectorField, as_field
@@ -77,7 +77,7 @@ class Flow(Part):
             )
         self.transform = transform
         self.divergence = ExactDivergence() if divergence is None else divergence
-        self._compiled: dict[str, CompiledProtocol] = {}
+        self._compiled: dict[tuple[str, bool], CompiledProtocol] = {}
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -106,7 +106,7 @@ class Flow(Part):
         solver: Solver | None = None,
         generator: torch.Generator | None = None,
         differentiable: Gradients = False,
-        compile: bool = False,
+        compile: Compile = False,
     ) -> Tensor:
         """`(n, *event_shape)` samples.
 
@@ -117,10 +117,13 @@ class Flow(Part):
             generator: the only randomness there is.
             differentiable: keep gradients with respect to weights and condition: True, or "adjoint".
             compile: evaluate the field as a compiled graph: seconds at the first call, less time at every other.
-                Where that is not possible a warning says so, and the field is evaluated as it is.
+                Where that is not possible a warning says so, and the field is evaluated as it is. "graphs" also
+                records it, once for each n, and replays it (CUDA graphs): for small fields on a GPU. Elsewhere a
+                warning says so, and it is compiled only.
 
         Raises:
-            ArgumentError: for n below 1, a condition of another length, or gradients through a compiled field.
+            ArgumentError: for n below 1, a condition of another length, gradients through a compiled field, or another
+                word for `compile`.
             CombinationError: for a solver that needs what the field does not offer.
             SolverError: if the integration does not reach its end.
         """
@@ -244,7 +247,7 @@ class Flow(Part):
         solver: Solver | None = None,
         generator: torch.Generator | None = None,
         differentiable: Gradients = False,
-        compile: bool = False,
+        compile: Compile = False,
     ) -> Tensor:
         """Points `(B, *event_shape)` carried along the flow from time t0 to t1, forward or backward.
 
@@ -285,7 +288,7 @@ class Flow(Part):
         *,
         solver: Solver | None = None,
         generator: torch.Generator | None = None,
-        compile: bool = False,
+        compile: Compile = False,
     ) -> Solution:
         """The whole solution of a sampling run, in the model's units: states at `times`, NFE, steps.
 
@@ -368,12 +371,13 @@ class Flow(Part):
             raise ArgumentError(f"t is {t}, expected a time in [0, 1]")
         return min(max(float(t), self.interval[0]), self.interval[1])
 
-    def _bound(self, protocol: str, cond: Any, compile: bool = False) -> Callable[..., Any]:
+    def _bound(self, protocol: str, cond: Any, compile: Compile = False) -> Callable[..., Any]:
         method = getattr(self.field, protocol)
         if compile:
-            graph = self._compiled.get(protocol)
+            key = protocol, recorded(compile, self.device)
+            graph = self._compiled.get(key)
             if graph is None or graph.method != method:
-                graph = self._compiled[protocol] = CompiledProtocol(method)
+                graph = self._compiled[key] = CompiledProtocol(method, graphs=key[1])
             return lambda *at: graph(*at, cond)
         return lambda *at: method(*(batch_time(t, at[-1]) for t in at[:-1]), at[-1], cond)
 
@@ -384,7 +388,7 @@ class Flow(Part):
         cond: Any,
         solver: Solver | None,
         generator: torch.Generator | None,
-        compile: bool = False,
+        compile: Compile = False,
     ) -> Solution:
         solver = self.solver if solver is None else solver
         check_reads(solver, self.field)
@@ -398,11 +402,13 @@ class Flow(Part):
         solver: Solver | None,
         generator: torch.Generator | None,
         differentiable: Gradients,
-        compile: bool,
+        compile: Compile,
     ) -> Tensor:
         """The end of x, with the gradients asked for."""
         if compile and differentiable:
-            raise ArgumentError(f"compile is True and differentiable {differentiable!r}; a compiled field keeps none")
+            raise ArgumentError(
+                f"compile is {compile!r} and differentiable {differentiable!r}; a compiled field keeps none"
+            )
         if differentiable != "adjoint":
             return self._solve(x, times, cond, solver, generator, compile).final
         solver = self.solver if solver is None else solver
