@@ -85,7 +85,7 @@ def test_the_optimum_is_that_of_float64(seeded):
 @pytest.mark.parametrize("wrong", ["noise", "zeros", "reversed"])
 def test_wrong_potentials_do_not_change_the_optimum(wrong, monkeypatch, seeded):
     def rough(cost):
-        noise = torch.randn(2, len(cost), generator=seeded(5))
+        noise = torch.randn(2, len(cost), generator=seeded(5)).numpy()
         return {"noise": tuple(noise), "zeros": tuple(0 * noise), "reversed": tuple(-10 * f for f in true(cost))}[wrong]
 
     true = potentials
@@ -101,8 +101,8 @@ def test_the_potentials_are_nearly_dual_optimal(kind, d, seeded):
     """Made feasible, they bound the optimal cost from below (weak duality), and here within a few per cent."""
     x0, x1 = kind(256, d, seeded)
     cost = squared_distances(x1, x0)
-    f, _ = potentials(cost.float())
-    g = (cost - f.double()[:, None]).amin(0)
+    f, _ = potentials(cost.float().numpy())
+    g = (cost - torch.from_numpy(f).double()[:, None]).amin(0)
     f = (cost - g).amin(1)
     best = cost_of(x0, x1, assign(x0, x1))
     assert 0.9 * best < (f.sum() + g.sum()).item() <= best * (1 + 1e-12)
@@ -110,9 +110,9 @@ def test_the_potentials_are_nearly_dual_optimal(kind, d, seeded):
 
 @pytest.mark.parametrize("cost", [torch.zeros(80, 80), torch.full((80, 80), torch.inf), torch.full((80, 80), 3e38)])
 def test_where_float32_fails_there_are_no_potentials(cost):
-    f, g = potentials(cost)
-    assert torch.equal(f, torch.zeros(80)) or torch.isfinite(f).all()
-    assert torch.isfinite(g).all()
+    f, g = potentials(cost.numpy())
+    assert np.isfinite(f).all()
+    assert np.isfinite(g).all()
 
 
 def test_squared_distances_of_unequal_batches(seeded):

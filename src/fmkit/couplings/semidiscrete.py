@@ -146,7 +146,8 @@ class Semidiscrete(Coupling):
         y = x1.reshape(len(x1), -1)
         n = max(2, min(max(LEAST, 4 * len(y)), START // len(y)))
         x0 = _draw(source, x1, n, seed, "semidiscrete", -1).to(y)
-        g = potentials(squared_distances(x0.float(), y.float()), CAREFUL)[1].double()
+        cost = squared_distances(x0.float(), y.float()).cpu().numpy()
+        g = torch.from_numpy(potentials(cost, CAREFUL)[1]).to(y.device, torch.float64)
         self._mark, self._current = _mark_of(x1), g - g.mean()
         self.potentials, self._unit = self._current.clone(), torch.zeros_like(g)
         if len(y) > 1:
