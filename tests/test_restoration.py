@@ -1,22 +1,24 @@
-"""Super-resolution: what the data are, and figures of flows of which it is known how well they restore."""
+"""Super-resolution and degraded images: what the data are, and figures of flows of known worth at restoring them."""
 
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
 import fmkit
 from fmkit.cli import main
-from fmkit.data import Digits, Moons, SuperResolution
+from fmkit.data import Degraded, Digits, Moons, SuperResolution
 from fmkit.data.base import DataSet, Split
 from fmkit.data.images import image_split
 from fmkit.data.items import Pictures
 from fmkit.data.super_resolution import grey_levels_of
-from fmkit.errors import ArgumentError
+from fmkit.errors import ArgumentError, CombinationError
 from fmkit.fields import VectorField
 from fmkit.metrics import bicubic
+from fmkit.metrics.features import ClassifierSettings, classifier
 from fmkit.restoration import evaluate_restoration
 from fmkit.solvers import Euler
 
@@ -125,7 +127,7 @@ def test_digits_are_too_small_for_ssim():
 
 def test_what_is_not_super_resolution_is_refused():
     plain = Digits(flat=False, labels=True).load(0)
-    with pytest.raises(ArgumentError, match="the data are no images with low resolutions"):
+    with pytest.raises(ArgumentError, match="the data are no images with what is left of them"):
         evaluate_restoration(flow_of(SPLIT, lambda c: c), plain)
     for wrong in ({"samples": 1}, {"seed": -1}):
         with pytest.raises(ArgumentError, match=next(iter(wrong))):
@@ -138,20 +140,46 @@ def run(*words):
     return left.value.code
 
 
+@pytest.fixture
+def quick(tmp_path, monkeypatch):
+    """A classifier of a few steps, in a cache of its own."""
+    monkeypatch.setenv("FMKIT_CACHE", str(tmp_path / "cache"))
+    few = ClassifierSettings(steps=10)
+    monkeypatch.setattr("fmkit.restoration.classifier", lambda split: classifier(split, few))
+
+
+RESTORE = {
+    "super-resolution": "{name: super-resolution, data: {name: digits, flat: false}, factor: 2}",
+    "inpainting": "{name: degraded, data: {name: digits, flat: false}, hidden: 0.5}",
+}
+
+
 @pytest.mark.filterwarnings("ignore:log-densities by Euler")  # a regression's is no density to speak of
-@pytest.mark.parametrize("recipe", ["super-resolution", "super-resolution-regression"])
-def test_the_recipes_and_the_command(recipe, tmp_path, capsys):
-    data = "data={name: super-resolution, data: {name: digits, flat: false}, factor: 2}"
-    words = ["trainer.steps=2", "trainer.batch_size=8", "field.channels=8", "trainer.warmup=1"]
+@pytest.mark.parametrize("recipe", [f"{name}{end}" for name in RESTORE for end in ("", "-regression")])
+def test_the_recipes_and_the_command(recipe, quick, tmp_path, capsys):
+    data, beside = (RESTORE[recipe.removesuffix("-regression")], "given" if "inpainting" in recipe else "bicubic")
+    words = [
+        "trainer.steps=2",
+        "trainer.batch_size=8",
+        "field.channels=8",
+        "field.channel_mult=[1]",
+        "trainer.warmup=1",
+    ]
     words += [] if "regression" in recipe else ["solver={name: euler, steps: 2}"]
-    assert run("train", recipe, data, *words, "--out", tmp_path / "run", "-q") == 0
+    assert run("train", recipe, f"data={data}", *words, "--out", tmp_path / "run", "-q") == 0
     capsys.readouterr()
-    assert run("evaluate", tmp_path / "run", "--restored", 40, "--json") == 0
+    assert run("evaluate", tmp_path / "run", "--restored", 80, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found == json.loads((tmp_path / "run" / "restored.json").read_text())
     assert found["nfe"] == (1.0 if "regression" in recipe else 2.0)
-    assert run("evaluate", tmp_path / "run", "--restored", 40) == 0
-    assert "PSNR" in capsys.readouterr().out
+    assert min(found["fid"], found[f"fid_{beside}"], found["fid_held_out"]) > 0
+    assert (tmp_path / "run" / "restored.png").read_bytes()[:4] == b"\x89PNG"
+    assert run("evaluate", tmp_path / "run", "--restored", 80) == 0
+    shown = capsys.readouterr().out
+    assert "PSNR" in shown
+    assert beside in shown
+    assert run("report", tmp_path / "run") == 0
+    assert "Restored images" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_the_regression_learns_the_mean_of_all_images_that_fit():
@@ -171,3 +199,176 @@ def test_the_regression_learns_the_mean_of_all_images_that_fit():
     )
     flow = trainer.fit(fmkit.data.Data(x, cond, transform=fmkit.transforms.Affine(4.0, 4.0)))
     torch.testing.assert_close(flow.sample(20, cond=cond[:20]), torch.full((20, 1, 4, 4), 4.0), rtol=0, atol=0.8)
+
+
+def naive(image, hidden, blur):
+    """The degradation of one image (C, H, W), pixel by pixel."""
+    out = image.clone()
+    c, h, w = image.shape
+    half = blur // 2
+    for k in range(c):
+        for i in range(h):
+            for j in range(w):
+                box = [
+                    image[k, min(max(i + a, 0), h - 1), min(max(j + b, 0), w - 1)]
+                    for a in range(-half, half + 1)
+                    for b in range(-half, half + 1)
+                ]
+                out[k, i, j] = sum(box) / len(box)
+    out[:, h - hidden :] = 127.5
+    return out
+
+
+@pytest.mark.parametrize(("hidden", "rows", "blur"), [(0.5, 8, 1), (0.0, 0, 3), (0.25, 4, 5)])
+def test_a_degraded_image_in_the_models_units(hidden, rows, blur):
+    plain, split = Large(channels=3).load(0), Degraded(Large(channels=3), hidden, blur).load(0)
+    assert torch.equal(split.test, plain.test)
+    assert torch.equal(split.train.x, plain.train.x)
+    assert split.levels == plain.levels
+    for images, cond in ((split.train.x, split.train.cond), (split.test, split.test_cond)):
+        assert cond.shape == images.shape
+        want = torch.stack([naive(x, rows, blur) for x in images[:3].double()])
+        torch.testing.assert_close(128 * (cond[:3].double() + 1) - 0.5, want, rtol=0, atol=1e-3)
+        torch.testing.assert_close(split.degrade(images[:3]).double(), want, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({}, "degrades nothing"),
+        ({"hidden": 1.0}, "hidden is 1.0"),
+        ({"hidden": -0.1}, "hidden is -0.1"),
+        ({"hidden": math.nan}, "hidden"),
+        ({"blur": 4}, "blur is 4, expected an odd number"),
+        ({"blur": 0}, "blur"),
+    ],
+)
+def test_a_degradation_that_is_none_is_refused(arguments, said):
+    with pytest.raises(ArgumentError, match=said):
+        Degraded(Digits(flat=False), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("data", "arguments", "said"),
+    [
+        (Digits(), {"hidden": 0.5}, r"Digits has events of shape \(64,\), expected whole grey levels"),
+        (Moons(), {"hidden": 0.5}, "Moons has events of shape"),
+        (Digits(flat=False), {"blur": 9}, "blur is 9, a box that is larger than images of 8x8 pixels"),
+        (Digits(flat=False), {"hidden": 0.01}, "hidden is 0.01, which is no row of 8"),
+        (Large(flip=True), {"blur": 3}, "Large is flipped while training"),
+    ],
+)
+def test_data_that_cannot_be_degraded_are_refused(data, arguments, said):
+    with pytest.raises(ArgumentError, match=said):
+        Degraded(data, **arguments).load(0)
+
+
+class Zero(VectorField):
+    """A flow that leaves its start where it is."""
+
+    def forward(self, t, x, cond=None):
+        return torch.zeros_like(x)
+
+
+def test_a_flow_from_the_condition_that_does_nothing_gives_what_was_given():
+    split = Degraded(Large(), hidden=0.5, blur=3).load(0)
+    flow = fmkit.Flow(fmkit.sources.Conditioned(0.0), Zero(), Euler(1), split.event_shape, split.train.transform)
+    found = evaluate_restoration(flow, split, samples=12)
+    for key, within in {"psnr": 0.05, "ssim": 0.01}.items():
+        assert found[key] == pytest.approx(found[f"{key}_given"], abs=within)
+    truth = split.degrade(split.test)
+    exact = 20 * torch.log10(255 / (truth - split.test).double().square().flatten(1).mean(1).sqrt())
+    assert found["psnr_given"] == pytest.approx(exact.mean().item(), rel=1e-6)
+    noisy = fmkit.Flow(fmkit.sources.Conditioned(0.5), Zero(), Euler(1), split.event_shape, split.train.transform)
+    assert evaluate_restoration(noisy, split)["psnr"] < found["psnr"] - 1
+
+
+def test_fid_of_restored_images_is_beside_that_of_what_was_given_and_of_the_true_ones(tmp_path):
+    labelled = Digits(flat=False, labels=True).load(0)
+    judge = classifier(labelled, ClassifierSettings(steps=150), cache=tmp_path)
+    split = Degraded(Digits(flat=False), hidden=0.5).load(0)
+    flow = fmkit.Flow(fmkit.sources.Conditioned(0.0), Zero(), Euler(1), split.event_shape, split.train.transform)
+    found = evaluate_restoration(flow, split, labelled, samples=360, judge=judge)
+    assert found["fid"] == pytest.approx(found["fid_given"], rel=0.05)
+    assert found["fid_given"] > 10 * found["fid_held_out"] > 0
+    assert "fid" not in evaluate_restoration(flow, split, samples=20)
+
+
+@pytest.mark.parametrize("coupling", [None, fmkit.couplings.Paired()])
+def test_each_image_is_trained_from_its_own_condition(coupling):
+    split = Degraded(Digits(flat=False), hidden=0.5).load(0)
+    trainer = fmkit.Trainer(
+        fmkit.paths.CondOT(),
+        fmkit.fields.UNet(split.event_shape, preset="tiny", channels=8, cond_channels=1),
+        source=fmkit.sources.Conditioned(0.5),
+        coupling=coupling,
+        settings=fmkit.Settings(steps=1, batch_size=64, loss_floor=False),
+        callbacks=[],
+    )
+    rows = {tuple(x.flatten().tolist()): c for x, c in zip(split.train.x, split.train.cond, strict=True)}
+    noise = []
+    for (x0, x1, cond), _ in zip(trainer.unpaired(split.train)[1], range(4), strict=False):
+        images = split.train.transform.inverse(x1).floor().clamp(0, 16)
+        for image, given in zip(images, cond, strict=True):
+            torch.testing.assert_close(given, rows[tuple(image.flatten().tolist())])
+        noise.append(x0 - cond)
+    assert torch.cat(noise).std().item() == pytest.approx(0.5, rel=0.03)
+    assert not torch.equal(noise[0], noise[1])
+    flow = trainer.fit(split.train)
+    cond = split.test_cond[:5]
+    x = flow.sample(5, cond=cond, solver=Euler(1))  # one step from zero weights is next to nothing
+    torch.testing.assert_close(split.train.transform(x), cond, rtol=0, atol=3.0)
+    with pytest.raises(ArgumentError, match="samples begin at their condition, and there is none"):
+        flow.sample(5)
+    with pytest.raises(ArgumentError, match="5 conditions for 6 samples"):
+        flow.sample(6, cond=cond)
+    with pytest.raises(ArgumentError, match=r"samples begin at their condition, and it is .*\(5, 1, 4, 4\)"):
+        flow.sample(5, cond=cond[..., :4, :4])
+
+
+def test_a_coupling_that_tears_pairs_apart_is_refused():
+    with pytest.raises(CombinationError, match="OptimalTransport gives x0 another partner"):
+        fmkit.Trainer(
+            fmkit.paths.CondOT(),
+            fmkit.fields.MLP(2, cond_dim=2),
+            source=fmkit.sources.Conditioned(0.5),
+            coupling=fmkit.couplings.OptimalTransport(),
+        )
+
+
+def test_given_conditions_are_restored_by_the_command(tmp_path, capsys):
+    words = [
+        "trainer.steps=2",
+        "trainer.batch_size=8",
+        "field.channels=8",
+        "field.channel_mult=[1]",
+        "trainer.warmup=1",
+    ]
+    words += ["solver={name: euler, steps: 2}", "source.std=0.0"]
+    assert run("train", "inpainting", f"data={RESTORE['inpainting']}", *words, "--out", tmp_path / "run", "-q") == 0
+    split, flow = Degraded(Digits(flat=False), hidden=0.5).load(0), fmkit.Flow.load(tmp_path / "run/flow.safetensors")
+    file, out = tmp_path / "cond.npy", tmp_path / "out.npy"
+    np.save(file, split.test_cond[:7].numpy())
+    assert run("sample", tmp_path / "run", "--conditions", file, "-o", out) == 0
+    want = flow.transport(split.test_cond[:7], 0.0, 1.0, cond=split.test_cond[:7])
+    torch.testing.assert_close(torch.from_numpy(np.load(out)), want)
+    for words, said in {
+        ("-n", 3): "holds 7 conditions for 3 samples",
+        ("--label", 3): "a label is a condition too",
+    }.items():
+        assert run("sample", tmp_path / "run", "--conditions", file, *words, "-o", out) == 2
+        assert said in capsys.readouterr().err
+    bad = {
+        "shape": (np.zeros((2, 1, 4, 4), np.float32), "samples begin at their condition"),
+        "text": (np.array(["a"]), "expected numbers"),
+        "one": (np.array(1.0), "expected numbers, a row for each sample"),
+        "none": (np.zeros((0, 1, 8, 8)), "expected numbers, a row for each sample"),
+        "objects": (np.array([{}], dtype=object), "is no .npy file of numbers"),
+    }
+    for name, (array, said) in bad.items():
+        np.save(tmp_path / f"{name}.npy", array, allow_pickle=True)
+        assert run("sample", tmp_path / "run", "--conditions", tmp_path / f"{name}.npy", "-o", out) == 2
+        assert said in capsys.readouterr().err
+    assert run("sample", tmp_path / "run", "--conditions", tmp_path / "missing.npy", "-o", out) == 2
+    (tmp_path / "junk.npy").write_text("no array")
+    assert run("sample", tmp_path / "run", "--conditions", tmp_path / "junk.npy", "-o", out) == 2

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fmkit.errors import ArgumentError, CombinationError
-from fmkit.sources import Convolved, Empirical, Gaussian, Scaled, Source, Uniform
+from fmkit.sources import Conditioned, Convolved, Empirical, Gaussian, Scaled, Source, Uniform
 
 N = 100_000
 DENSITIES = {
@@ -168,3 +168,54 @@ def test_only_the_unit_gaussian_is_standard_normal():
 def test_values_out_of_range_are_refused(make, message):
     with pytest.raises(ArgumentError, match=message):
         make()
+
+
+def test_conditioned_is_normal_around_each_condition(seeded):
+    cond = torch.tensor([[[0.0, 5.0]], [[-3.0, 1.0]]], dtype=torch.float64)
+    many = cond.repeat(N // 2, 1, 1)
+    x = Conditioned(0.5).sample(many.shape, cond=many, generator=seeded(0), dtype=torch.float64)
+    noise = ((x - many) / 0.5).flatten().sort().values
+    exact, steps = torch.distributions.Normal(0.0, 1.0).cdf(noise), torch.arange(2 * N + 1) / (2 * N)
+    assert max((exact - steps[:-1]).max(), (steps[1:] - exact).max()) < 2.23 / math.sqrt(2 * N)
+    want = torch.distributions.Normal(cond, 0.5).log_prob(x[:2]).sum((1, 2))
+    torch.testing.assert_close(Conditioned(0.5).log_prob(x[:2], cond), want)
+
+
+def test_conditioned_without_noise_is_the_condition_itself():
+    cond = torch.randn(4, 3)
+    x = Conditioned(0.0).sample((4, 3), cond=cond)
+    assert torch.equal(x, cond)
+    x.fill_(0.0)
+    assert not torch.equal(x, cond)  # the condition is the network's too
+    assert Conditioned(0.0).sample((4, 3), cond=cond, dtype=torch.float64).dtype == torch.float64
+    with pytest.raises(CombinationError, match="Conditioned has no density"):
+        Conditioned(0.0).log_prob(x, cond)
+
+
+@pytest.mark.parametrize(
+    ("cond", "said"),
+    [
+        (None, "there is none"),
+        (torch.arange(4), r"\(4,\)"),
+        (torch.zeros(4), r"\(4,\)"),
+        (torch.zeros(3, 2), r"\(3, 2\)"),
+        (torch.zeros(4, 3), r"\(4, 3\)"),
+        (torch.zeros(4, 2, dtype=torch.complex64), "a tensor"),
+        (0.0, "0.0"),
+    ],
+)
+def test_conditions_that_are_no_points_are_refused(cond, said):
+    source = Conditioned(1.0)
+    for ask in (lambda: source.sample((4, 2), cond=cond), lambda: source.log_prob(torch.zeros(4, 2), cond)):
+        with pytest.raises(ArgumentError, match=said + r".*expected a point for each, of shape \(4, 2\)"):
+            ask()
+    with pytest.raises(ArgumentError, match="the condition"):
+        source.sample((4, 2), cond=torch.full((4, 2), math.nan))
+
+
+def test_noise_around_a_condition_adds_up():
+    blurred = Convolved.of(Conditioned(3.0), 4.0)
+    assert (type(blurred), blurred.std) == (Conditioned, 5.0)
+    assert Scaled(blurred, 2.0).of_condition
+    assert Convolved(blurred, 2.0).of_condition
+    assert not Scaled(Gaussian(), 2.0).of_condition

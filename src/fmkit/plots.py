@@ -101,6 +101,25 @@ def tiles(x: Tensor, scale: Tensor | None = None) -> bytes:
     return picture.getvalue()
 
 
+def restored(given: Tensor, images: Tensor, targets: Tensor, path: str | Path) -> None:
+    """Three rows: what was given, what was made of it, and the true images; each `(N, C, H, W)`, in the same units.
+
+    Raises:
+        ArgumentError: if they are no images, or matplotlib is not installed.
+    """
+    n, together = len(targets), as_images(torch.cat([given, images, targets]))
+    if together is None:
+        raise ArgumentError(f"targets have events of shape {tuple(targets.shape[1:])}, expected images")
+    made = figure(0.75 * n + 1, 2.4)
+    for i, axes in enumerate(made.subplots(3, n, squeeze=False).flat):
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+        axes.imshow(together[i].numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        if i % n == 0:
+            axes.set_ylabel(("given", "restored", "true")[i // n])
+    _write(made, path)
+
+
 def _grid(images: Tensor, path: str | Path) -> None:
     n = len(images)
     columns = math.ceil(math.sqrt(n))

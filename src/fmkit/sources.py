@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fmkit.arguments import check_device, check_dtype, check_generator
+from fmkit.arguments import check_device, check_dtype, check_generator, shown
 from fmkit.errors import ArgumentError, CombinationError
 from fmkit.parts import Part
 from fmkit.shapes import check_data, check_finite, check_shape, readable, sum_event
@@ -53,6 +53,11 @@ class Source(Part):
     @property
     def standard_normal(self) -> bool:
         """Whether this is N(0, I): what score and noise conversions rest on."""
+        return False
+
+    @property
+    def of_condition(self) -> bool:
+        """Whether x0 belongs to its condition, so that no coupling may give it to another."""
         return False
 
 
@@ -149,6 +154,55 @@ class Empirical(Source):
         return self.data[rows.to(self.data.device)].to(dtype=dtype)
 
 
+class Conditioned(Source):
+    """N(cond, std² I), in the model's units: where an image, or a point, becomes another that belongs to it.
+
+    The pair's other half is the condition: an image that was degraded or is of another kind, in the shape of a sample.
+    From one point the ODE goes to one end, and where several ends are right to none of them, but between: the noise
+    is what lets it choose (Albergo et al., arXiv 2310.03725). Let the network read the condition as well.
+
+    Args:
+        std: of the noise, >= 0. Without any there is no density.
+
+    Raises:
+        ArgumentError: if std is negative or not finite; from `sample` and `log_prob`, for a condition that is none, or
+            has not the shape of the samples.
+    """
+
+    def __init__(self, std: float) -> None:
+        super().__init__()
+        if not 0 <= std < math.inf:
+            raise ArgumentError(f"std is {std}, expected a standard deviation >= 0")
+        self.std = std
+
+    @property
+    def of_condition(self) -> bool:
+        return True
+
+    def sample(self, shape, *, cond=None, generator=None, dtype=None, device=None) -> Tensor:
+        shape = check_draw(shape, generator, dtype, device)
+        device = device if device is not None or generator is None else generator.device
+        x = self._mean(cond, shape).to(dtype=dtype or torch.get_default_dtype(), device=device, copy=True)
+        if self.std == 0:
+            return x
+        return x.add_(torch.randn(shape, generator=generator, dtype=x.dtype, device=x.device), alpha=self.std)
+
+    def log_prob(self, x: Tensor, cond: Any = None) -> Tensor:
+        _check_points(x)
+        if self.std == 0:
+            return super().log_prob(x, cond)
+        return Gaussian(self.std).log_prob(x - self._mean(cond, tuple(x.shape)).to(x))
+
+    @staticmethod
+    def _mean(cond: Any, shape: tuple[int, ...]) -> Tensor:
+        if not isinstance(cond, Tensor) or cond.shape != shape or cond.is_complex():
+            got = "there is none" if cond is None else f"it is {shown(cond)}"
+            raise ArgumentError(
+                f"samples begin at their condition, and {got}; expected a point for each, of shape {shape}"
+            )
+        return check_finite(cond, "the condition")
+
+
 class Scaled(Source):
     """scale times a sample of another source: where a path starts if sigma(0) is not 1.
 
@@ -162,6 +216,10 @@ class Scaled(Source):
         if not 0 < scale < math.inf:
             raise ArgumentError(f"scale is {scale}, expected a positive number")
         self.source, self.scale = source, scale
+
+    @property
+    def of_condition(self) -> bool:
+        return self.source.of_condition
 
     @staticmethod
     def of(source: Source, scale: float) -> Source:
@@ -181,18 +239,24 @@ class Scaled(Source):
 class Convolved(Source):
     """A sample of another source plus N(0, std² I): where a path with latent noise starts.
 
-    It has a density only where the other is Gaussian, and is a `Gaussian` then.
+    It has a density only where the other is Gaussian, about nothing or a condition, and `of` gives such a one then.
     """
 
     def __init__(self, source: Source, std: float) -> None:
         super().__init__()
         self.source, self.blur = source, Gaussian(std)
 
+    @property
+    def of_condition(self) -> bool:
+        return self.source.of_condition
+
     @staticmethod
     def of(source: Source, std: float) -> Source:
         """The simplest source with that law: a blurred Gaussian is a Gaussian."""
         if isinstance(source, Gaussian):
             return Gaussian(math.hypot(source.std, std), source.mean)
+        if isinstance(source, Conditioned):
+            return Conditioned(math.hypot(source.std, std))
         return Convolved(source, std)
 
     def sample(self, shape, *, cond=None, generator=None, dtype=None, device=None) -> Tensor:

@@ -203,7 +203,8 @@ def test_a_path_is_seeded_by_its_generator_alone(entry, seeded):
 def test_a_source_is_seeded_and_has_the_shape_and_precision_asked_for(entry, seeded):
     source = example(entry)
     before = torch.get_rng_state()
-    draws = [source.sample((6, 2), generator=seeded(s), dtype=torch.float64) for s in (1, 1, 2)]
+    cond = torch.ones(6, 2) if source.of_condition else None
+    draws = [source.sample((6, 2), cond=cond, generator=seeded(s), dtype=torch.float64) for s in (1, 1, 2)]
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
@@ -215,17 +216,18 @@ def test_a_source_is_seeded_and_has_the_shape_and_precision_asked_for(entry, see
 def test_a_sources_density_integrates_to_one_and_to_its_entropy(entry, seeded):
     """In one dimension: the integral of p is 1, and samples have the mean log-density that the integral has."""
     source = example(entry)
+    drawn_for, grid_for = (torch.ones(n, 1) if source.of_condition else None for n in (50_000, 24_001))
     try:
-        x = source.sample((50_000, 1), generator=seeded(0), dtype=torch.float64)
-        drawn = source.log_prob(x)
+        x = source.sample((50_000, 1), cond=drawn_for, generator=seeded(0), dtype=torch.float64)
+        drawn = source.log_prob(x, drawn_for)
     except CombinationError:
         with pytest.raises(CombinationError, match="no density"):
-            source.log_prob(x)
+            source.log_prob(x, drawn_for)
         return
     except ValueError:
         pytest.skip("no one-dimensional events")
     grid = torch.linspace(-12, 12, 24_001, dtype=torch.float64)[:, None]
-    log = source.log_prob(grid)
+    log = source.log_prob(grid, grid_for)
     density = log.exp()
     assert torch.trapezoid(density, grid[:, 0]).item() == pytest.approx(1.0, abs=2e-3)
     entropy = -torch.trapezoid(torch.where(density > 0, density * log, 0.0), grid[:, 0])

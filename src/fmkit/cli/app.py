@@ -65,11 +65,16 @@ def train(
 @app.command()
 def sample(
     run: Annotated[Path, typer.Argument(help="A run folder, or a saved flow.")],
-    n: Annotated[int, typer.Option("-n", help="How many samples.")] = 64,
+    n: Annotated[
+        int | None, typer.Option("-n", help="How many samples; 64, or one for each condition, by default.")
+    ] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help=".npz, .npy, .csv or .png")] = Path("samples.npz"),
     solver: Annotated[str | None, typer.Option(help="Instead of the flow's own, as midpoint or {name: ...}.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of a fixed-step solver.")] = None,
     label: Annotated[int | None, typer.Option(help="A class for every sample.")] = None,
+    conditions: Annotated[
+        Path | None, typer.Option(help="A .npy file: a condition for each sample, as the run was trained with.")
+    ] = None,
     guidance: Annotated[
         str | None, typer.Option(help="Scale of classifier-free guidance, or as '{name: cfg-zero-star, scale: 2}'.")
     ] = None,
@@ -84,7 +89,9 @@ def sample(
     """Draw samples from a trained flow."""
     from fmkit.cli.sampling import sample_run
 
-    facts = sample_run(run, n, out, solver, steps, label, guidance, guidance_interval, seed, log_prob, compile)
+    facts = sample_run(
+        run, n, out, solver, steps, label, conditions, guidance, guidance_interval, seed, log_prob, compile
+    )
     if as_json:
         _answer(facts)
     else:
@@ -105,7 +112,7 @@ def evaluate(
         int | None, typer.Option(min=4, help="Instead, FID and the like of so many samples that are images.")
     ] = None,
     restored: Annotated[
-        int | None, typer.Option(min=2, help="Instead, PSNR and the like of so many super-resolved images.")
+        int | None, typer.Option(min=2, help="Instead, PSNR and the like of so many restored images.")
     ] = None,
     solver: Annotated[str | None, typer.Option(help="Of --images or --restored, instead of the flow's own.")] = None,
     steps: Annotated[int | None, typer.Option(help="Of the same: steps of a fixed-step solver.")] = None,

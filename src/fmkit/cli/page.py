@@ -104,11 +104,14 @@ def _points(places: Any) -> str:
 
 
 def _samples(folder: Path) -> str:
-    path = folder / "samples.png"
-    if not path.is_file():
-        return ""
-    data = base64.b64encode(path.read_bytes()).decode()
-    return f'<h2>Samples</h2><img alt="samples of the flow" src="data:image/png;base64,{data}">'
+    """The pictures that lie in the folder."""
+    shown = {"samples.png": ("Samples", "samples of the flow"), "restored.png": ("Restored images", "restored images")}
+    found = ""
+    for name, (title, what) in shown.items():
+        if (path := folder / name).is_file():
+            data = base64.b64encode(path.read_bytes()).decode()
+            found += f'<h2>{title}</h2><img alt="{what}" src="data:image/png;base64,{data}">'
+    return found
 
 
 def _over_training(folder: Path) -> str:

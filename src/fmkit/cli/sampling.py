@@ -10,15 +10,17 @@ from fmkit import runs
 from fmkit.errors import ArgumentError, ConfigError
 
 SUFFIXES = (".npz", ".npy", ".csv", ".png")
+SAMPLES = 64
 
 
 def sample_run(
     run: Path,
-    n: int,
+    n: int | None,
     out: Path,
     solver: str | None,
     steps: int | None,
     label: int | None,
+    conditions: Path | None,
     guidance: str | None,
     guidance_interval: str | None,
     seed: int,
@@ -34,18 +36,41 @@ def sample_run(
         raise ConfigError(f"log-densities go into .npz or .csv files, not {out.suffix}", "--log-prob")
     if not out.parent.is_dir():
         raise ConfigError(f"there is no folder {out.parent}", "--out")
+    cond: Any = label if conditions is None else _conditions(conditions, label, n)
+    if n is None:
+        n = SAMPLES if conditions is None else len(cond)
     flow = runs.load_flow(run)
     chosen = chosen_solver(flow, solver, steps)
     flow = guided(flow, guidance, guidance_interval)
     generator = stream(seed, "samples", device=flow.device)
     facts: dict[str, Any] = {"n": n, "out": str(out), "seed": seed}
     # One integration for the NFE and the samples both; a log-density needs its own, augmented one.
-    solution = flow.trajectory(n, cond=label, solver=chosen, generator=generator, compile=compile)
+    solution = flow.trajectory(n, cond=cond, solver=chosen, generator=generator, compile=compile)
     x = flow.in_data_units(solution.final)
     facts["nfe"] = solution.nfe.double().mean().item()
-    densities = flow.log_prob(x, cond=label) if log_prob else None
+    densities = flow.log_prob(x, cond=cond) if log_prob else None
     _write(x, densities, out)
     return facts
+
+
+def _conditions(file: Path, label: int | None, n: int | None) -> Any:
+    """The conditions in a file, one for each of n samples where n is said."""
+    import numpy as np
+    import torch
+
+    if label is not None:
+        raise ConfigError("a label is a condition too; give one of the two", "--conditions")
+    try:
+        array = np.load(file, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ConfigError(f"{file} is no .npy file of numbers: {error}", "--conditions") from None
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf" or array.ndim == 0 or not len(array):
+        got = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else "several arrays"
+        raise ConfigError(f"{file} holds {got}, expected numbers, a row for each sample", "--conditions")
+    if n is not None and n != len(array):
+        raise ConfigError(f"{file} holds {len(array)} conditions for {n} samples, not one for each", "--conditions")
+    cond = torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
+    return cond.to(torch.get_default_dtype()) if cond.is_floating_point() else cond.long()
 
 
 def chosen_solver(flow: Any, name: str | None, steps: int | None) -> Any:

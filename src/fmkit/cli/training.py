@@ -174,6 +174,7 @@ def _losses(lines: Path) -> dict[str, float]:
 
 def _draw(flow: Any, job: Job, folder: Path) -> None:
     from fmkit import plots
+    from fmkit.cli.images import draw_restored
     from fmkit.evaluation import conditions
     from fmkit.randomness import stream
 
@@ -182,3 +183,5 @@ def _draw(flow: Any, job: Job, folder: Path) -> None:
     n, seed = 64 if images else 2000, job.config.seed
     x = flow.sample(n, cond=conditions(job.split, n, seed), generator=stream(seed, "samples"))
     plots.samples(x, folder / "samples.png", None if images else job.split.test[:2000], job.split.levels)
+    if job.split.degrade is not None:
+        draw_restored(flow, job.split, folder, seed)

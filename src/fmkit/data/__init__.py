@@ -3,6 +3,7 @@
 from fmkit.data.base import Data, DataSet, Split, Stratum
 from fmkit.data.boards import Checkerboard, Pinwheel
 from fmkit.data.curves import Moons, Rings, SCurve
+from fmkit.data.degraded import Degraded
 from fmkit.data.digits import Digits
 from fmkit.data.gaussians import EightGaussians, GaussianMixture
 from fmkit.data.idx import FashionMNIST, Idx, MNIST5k, read_idx
@@ -18,6 +19,7 @@ __all__ = [
     "Checkerboard",
     "Data",
     "DataSet",
+    "Degraded",
     "Digits",
     "EightGaussians",
     "FashionMNIST",

@@ -95,6 +95,8 @@ class Split:
         test_cond: their conditions, or None.
         classes: number of classes, if conditions are labels.
         levels: number of grey levels, if the samples are integer images (then `bits_per_dim` means something).
+        degrade: what conditions show of images `(N, C, H, W)`, both in grey levels; None where they are no degraded
+            images.
 
     Raises:
         ArgumentError: for what is no data, no samples, or no number of classes or levels.
@@ -105,6 +107,7 @@ class Split:
     test_cond: Any = None
     classes: int | None = None
     levels: int | None = None
+    degrade: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
         check_instance("train", self.train, Data)

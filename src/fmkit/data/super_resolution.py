@@ -42,10 +42,14 @@ class SuperResolution(DataSet):
         if split.train.augment not in (None, dequantize):
             raise ArgumentError(f"{name} is flipped while training, and its low resolution is not: flip=False")
         train = dataclasses.replace(split.train, cond=self._shrunk(split.train.x, split.levels))
-        return Split(train, split.test, self._shrunk(split.test, split.levels), levels=split.levels)
+        test_cond = self._shrunk(split.test, split.levels)
+        return Split(train, split.test, test_cond, levels=split.levels, degrade=self._means)
+
+    def _means(self, images: Tensor) -> Tensor:
+        return F.avg_pool2d(images.float(), self.factor)
 
     def _shrunk(self, images: Tensor, levels: int) -> Tensor:
-        return F.avg_pool2d(images.float(), self.factor) * (2 / (levels - 1)) - 1
+        return self._means(images) * (2 / (levels - 1)) - 1
 
 
 def grey_levels_of(cond: Tensor, levels: int) -> Tensor:

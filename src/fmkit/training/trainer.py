@@ -307,6 +307,11 @@ class Trainer:
 
     def _check(self, source: Source, coupling: Coupling) -> None:
         """Every part has its say before anything runs; making the field shows whether the network can be one."""
+        if source.of_condition and not isinstance(coupling, Independent | Paired):
+            raise CombinationError(
+                f"{type(coupling).__name__} gives x0 another partner, and from {type(source).__name__} x0 belongs to "
+                "its condition; drop the coupling, or take another source"
+            )
         self.objective.check(self.path, source, coupling)
         self.path.check(source, self.field)
         field = self.objective.field(self.field, self.path, source=source, coupling=coupling)
