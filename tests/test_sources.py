@@ -219,3 +219,22 @@ def test_noise_around_a_condition_adds_up():
     assert Scaled(blurred, 2.0).of_condition
     assert Convolved(blurred, 2.0).of_condition
     assert not Scaled(Gaussian(), 2.0).of_condition
+
+
+def test_empirical_draws_by_label(seeded):
+    data, labels = torch.arange(10.0).reshape(5, 2), torch.tensor([7, 3, 7, 7, 3])
+    source, cond = Empirical(data, labels), torch.tensor([3, 7]).repeat(N // 2)
+    x = source.sample((N, 2), cond=cond, generator=seeded(0))
+    rows = (x[:, 0] / 2).long()
+    assert torch.equal(x, data[rows])
+    assert torch.equal(labels[rows], cond)
+    counts = torch.bincount(rows, minlength=5).double()
+    want = N / 2 / torch.tensor([3.0, 2.0, 3.0, 3.0, 2.0])
+    assert ((counts - want) ** 2 / want).sum() < 21.1  # chi-squared with 3 degrees, false alarm 1e-4
+    assert set((source.sample((200, 2), generator=seeded(0))[:, 0] / 2).tolist()) == {0, 1, 2, 3, 4}  # of any
+    for label in (5, 2, 8):
+        with pytest.raises(ArgumentError, match=rf"no sample of the source has the label {label}; there are \[3, 7\]"):
+            source.sample((2, 2), cond=torch.tensor([3, label]))
+    for wrong in (labels[:4], labels.float(), labels[:, None], labels > 3):
+        with pytest.raises(ArgumentError, match="expected 5 integers: one for each sample"):
+            Empirical(data, wrong)

@@ -18,6 +18,8 @@ from fmkit.errors import ArgumentError, CombinationError
 from fmkit.parts import Part
 from fmkit.shapes import check_data, check_finite, check_shape, readable, sum_event
 
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
 
 class Source(Part):
     """The base class of every source. A subclass implements `sample`, and `log_prob` if it has a density."""
@@ -133,25 +135,47 @@ class Empirical(Source):
 
     Args:
         data: `(N, *event)` samples; saved with the flow.
+        labels: `(N,)` integers, one for each; where a sample is asked for by its label, it is drawn among those of it.
 
     Raises:
-        ArgumentError: if the data is empty, not floating point, or not finite.
+        ArgumentError: if the data is empty, not floating point, or not finite, or the labels are no label for each;
+            from `sample`, for a label that no row has.
     """
 
     data: Tensor
 
-    def __init__(self, data: Tensor) -> None:
+    def __init__(self, data: Tensor, labels: Tensor | None = None) -> None:
         super().__init__()
         data = torch.as_tensor(data)
         self.register_buffer("data", check_finite(check_data(data, "data"), "data").clone(), persistent=False)
+        self.kinds: list[int] = []
+        if labels is not None:
+            labels = torch.as_tensor(labels).cpu()
+            if labels.shape != data.shape[:1] or labels.dtype not in INTEGERS:
+                raise ArgumentError(f"labels is {shown(labels)}, expected {len(data)} integers: one for each sample")
+            kinds, which, self._counts = labels.unique(return_inverse=True, return_counts=True)
+            self.kinds, self._order = kinds.tolist(), which.argsort(stable=True)
 
     def sample(self, shape, *, cond=None, generator=None, dtype=None, device=None) -> Tensor:
         shape = check_draw(shape, generator, dtype, device)
         if shape[1:] != self.data.shape[1:]:
             raise ArgumentError(f"asked for events {shape[1:]}, the data has {tuple(self.data.shape[1:])}")
         device = self.data.device if generator is None else generator.device
-        rows = torch.randint(len(self.data), (shape[0],), generator=generator, device=device)
+        if self.kinds and cond is not None:
+            rows = self._of_labels(cond, torch.rand(shape[0], generator=generator, dtype=torch.float64, device=device))
+        else:
+            rows = torch.randint(len(self.data), (shape[0],), generator=generator, device=device)
         return self.data[rows.to(self.data.device)].to(dtype=dtype)
+
+    def _of_labels(self, cond: Any, u: Tensor) -> Tensor:
+        """For each label one of its rows, by a number in [0, 1)."""
+        kinds, wanted = torch.tensor(self.kinds), torch.as_tensor(cond).cpu().expand(len(u)).contiguous()
+        which = torch.searchsorted(kinds, wanted).clamp_max(len(kinds) - 1)
+        if (missing := wanted[kinds[which] != wanted]).numel():
+            raise ArgumentError(f"no sample of the source has the label {missing[0].item()}; there are {self.kinds}")
+        counts = self._counts[which]
+        first = self._counts.cumsum(0)[which] - counts
+        return self._order[first + (u.cpu() * counts).long()]
 
 
 class Conditioned(Source):

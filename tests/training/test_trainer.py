@@ -326,6 +326,22 @@ def test_pairs_are_kept_together():
         trainer().fit((x0[:, :1].clone(), x0))
 
 
+def test_labels_follow_their_pairs(tmp_path):
+    """Labels 0 begin at the left and labels 1 at the right: what is sampled by label begins on its own side."""
+    labels = torch.arange(100) % 2
+    x0 = torch.rand(100, 2) + 10.0 * labels[:, None]
+    network = fmkit.fields.MLP(2, width=8, depth=1, classes=2)
+    flow = trainer(network, steps=2).fit(fmkit.data.Data(x0 + 1.0, labels, x0))
+    flow.save(tmp_path / "flow")
+    for each in (flow, fmkit.Flow.load(tmp_path / "flow")):
+        begin = each.trajectory(60, cond=labels[:60], solver=fmkit.solvers.Euler(1)).states[0]
+        assert torch.equal((begin[:, 0] > 5).long(), labels[:60])
+    with pytest.raises(ArgumentError, match="cond has 99 rows for 100 samples"):
+        trainer(network, steps=2).fit(fmkit.data.Data(x0 + 1.0, labels[:99], x0))
+    with pytest.raises(ArgumentError, match="x0 has 99 rows for 100 samples; expected one for each"):
+        trainer(network, steps=2).fit(fmkit.data.Data(x0 + 1.0, labels, x0[:99]))
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

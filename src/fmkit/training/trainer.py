@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from fmkit.arguments import checked
@@ -22,7 +23,7 @@ from fmkit.flow import Flow, check_reads
 from fmkit.objectives import Batch, Objective, VelocityMatching
 from fmkit.paths import ProbabilityPath
 from fmkit.solvers import Dopri5, Solver
-from fmkit.sources import Empirical, Gaussian, Source
+from fmkit.sources import INTEGERS, Empirical, Gaussian, Source
 from fmkit.training.batches import batches_of, first_conditions
 from fmkit.training.callbacks import Callback, Progress, Telemetry
 from fmkit.training.engine import Engine, Single, engine_of_environment
@@ -301,7 +302,7 @@ class Trainer:
                 f"the data comes in pairs (x0, x1), and {type(self._coupling).__name__} would pair it anew; "
                 "drop the coupling, or the pairs"
             )
-        source, coupling = self._source or Empirical(torch.as_tensor(data.x0)), Paired()
+        source, coupling = self._source or _given(data), Paired()
         self._check(source, coupling)
         return source, coupling
 
@@ -359,6 +360,15 @@ class Trainer:
     def _tell(self, event: str, run: Run, *arguments: Any) -> None:
         for callback in run.callbacks:
             getattr(callback, event)(run, *arguments)
+
+
+def _given(data: Data) -> Source:
+    """Where the x0 of pairs come from, label by label where they have labels."""
+    x0, labels = torch.as_tensor(data.x0), data.cond
+    if isinstance(labels, np.ndarray) and labels.dtype.kind in "iu":
+        labels = torch.as_tensor(labels)
+    by_label = isinstance(labels, torch.Tensor) and labels.shape == x0.shape[:1] and labels.dtype in INTEGERS
+    return Empirical(x0, labels if by_label else None)
 
 
 def _as_data(data: Any, cond: Any) -> Data:
