@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import os
 import random
 import signal
 import socket
@@ -20,13 +18,13 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-# Forked from a small server that has torch loaded: a process of its own, without seconds of imports.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["torch", "scipy.optimize", "fmkit.training"])
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests import processes
+from tests.faults import program
+
 PATIENCE = 60.0  # seconds until the death of a process has to be noticed by the others
 
 
@@ -39,35 +37,24 @@ class Counts:
     runs: int = 0
 
 
-def run(folder: Path, pace: str, environment: dict[str, str]) -> None:
-    """The run, in a process that is killed."""
-    import program
-
-    os.environ.update(environment)
-    with said_by(folder, environment.get("RANK", "0")).open("ab") as said:
-        os.dup2(said.fileno(), 2)
-    program.main(folder, pace)
-
-
 def said_by(folder: Path, rank: str | int) -> Path:
     """What a rank wrote to standard error."""
     return folder.parent / f"{folder.name}.{rank}.err"
 
 
-def start(folder: Path, pace: str = "slow", ranks: int = 1) -> list[Any]:
+def start(folder: Path, pace: str = "slow", ranks: int = 1) -> list[BaseProcess]:
     """The run, in processes of its own, with torchrun's variables where there are several."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
-    processes = []
+    started = []
     for rank in range(ranks):
-        environment = {"OMP_NUM_THREADS": "1"}
+        environment = {}
         if ranks > 1:
             environment |= {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": str(ranks)}
             environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        processes.append(PROCESSES.Process(target=run, args=(folder, pace, environment)))
-        processes[-1].start()
-    return processes
+        started.append(processes.start(program.main, folder, pace, said=said_by(folder, rank), **environment))
+    return started
 
 
 def finish(folder: Path, ranks: int = 1) -> None:
@@ -108,9 +95,9 @@ def kill_once(folder: Path, wants_write: bool, rng: random.Random, ranks: int) -
         AssertionError: if it fails by itself, another process goes on without it, or a checkpoint is lost.
     """
     kept = steps_done(folder)
-    processes = start(folder, "slow", ranks)
+    started = start(folder, "slow", ranks)
     chosen = 0 if wants_write else rng.randrange(ranks)  # rank 0 alone writes
-    victim, others = processes[chosen], [p for rank, p in enumerate(processes) if rank != chosen]
+    victim, others = started[chosen], [p for rank, p in enumerate(started) if rank != chosen]
     while steps_done(folder) <= max(kept, 0) and victim.is_alive():  # until it has taken steps of its own
         time.sleep(0.001)
     deadline = time.monotonic() + rng.uniform(0, 0.25)

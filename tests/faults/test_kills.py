@@ -1,12 +1,10 @@
 """A few kills in the suite; `python tests/faults/kills.py 100` is the long form, with `--ranks 2` too."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-import kills
+from tests.faults import kills
+
+pytestmark = pytest.mark.xdist_group("processes")  # they share the server that processes are forked from
 
 
 @pytest.mark.parametrize(

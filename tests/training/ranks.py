@@ -1,4 +1,4 @@
-"""What every process of a test of several does: `python ranks.py FOLDER NAME...` under torchrun's variables.
+"""What every process of a test of several does: `main(FOLDER, NAME...)` under torchrun's variables.
 
 Each named run leaves its folder NAME there, and from each rank a NAME-RANK.safetensors: what was trained, its average.
 """
@@ -7,8 +7,6 @@ import functools
 import json
 import os
 import signal
-import sys
-from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
@@ -46,8 +44,6 @@ class ByHand(Objective):
 
 class Dies(VelocityMatching):
     """Conditional flow matching that sends its process a signal in the middle of a step."""
-
-    __module__ = "ranks"  # however this file is run: a checkpoint knows its parts by name
 
     def loss(self, network, path, batch, *, ema=None, step=0, generator=None):
         here = os.environ.get("RANK") == os.environ.get("DIES") and torch.is_grad_enabled()  # not in validation
@@ -153,7 +149,6 @@ def gradients(folder):
 
 
 def main(folder, *names):
-    torch.set_num_threads(1)
     for name in names:
         if name == "gradients":
             gradients(folder)
@@ -161,7 +156,3 @@ def main(folder, *names):
         tensors = run(name, folder)
         rank = os.environ.get("RANK", "0")
         save_file(tensors, folder / f"{name}-{rank}.safetensors")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])

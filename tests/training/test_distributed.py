@@ -4,14 +4,11 @@ Everything is in float64, so that "the same but for rounding" is a sharp stateme
 """
 
 import json
-import os
-import runpy
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -23,39 +20,36 @@ from fmkit.training import DDP, FSDP, Single
 from fmkit.training.batches import Sampler
 from fmkit.training.distributed import blocks_of, first_node, found
 from fmkit.training.shares import Rows, Share, check_shares, shares
+from tests import processes
+from tests.training import ranks as program
 
 pytestmark = pytest.mark.xdist_group("processes")  # they share what two processes have trained
-SCRIPT = Path(__file__).with_name("ranks.py")
-RANKS = runpy.run_path(str(SCRIPT))
 ROUNDING = {"rtol": 0, "atol": 1e-12}
 
 
 def start(ranks, folder, *names, **environment):
-    """So many processes, under torchrun's variables."""
+    """So many processes, under torchrun's variables; beside each, the file of what it says on standard error."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    given = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port), **environment}
-    given["WORLD_SIZE"] = str(ranks)
-    return [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(folder), *names],
-            env={**given, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(ranks)
-    ]
+    given = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks), **environment}
+    started = []
+    for rank in range(ranks):
+        said = folder / f"{port}-{rank}.err"
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        started.append((processes.start(program.main, folder, *names, said=said, **given, **own), said))
+    return started
 
 
-def finish(processes):
+def finish(started):
     """Exit codes, and what was said on standard error."""
-    try:
-        said = [process.communicate(timeout=100)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [process.returncode for process in processes], said
+    for process, _ in started:
+        process.join(100)
+    late = [process.pid for process, _ in started if process.is_alive()]
+    for process, _ in started:
+        process.kill()
+    assert not late, "processes that do not end"
+    return [process.exitcode for process, _ in started], [said.read_text() for _, said in started]
 
 
 def of(folder, name, rank=0):
@@ -74,11 +68,14 @@ def same(got, wanted, **tolerance):
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """All runs, on two ranks."""
+    """The runs on two ranks; those of the slow tests, when they are asked for."""
     folder = tmp_path_factory.mktemp("two")
-    quick = [name for name in RANKS["RUNS"] if name != "compiled"]
-    codes, said = finish(start(2, folder, "gradients", *quick))
-    assert codes == [0, 0], "\n".join(said)
+
+    def make(*names):
+        codes, said = finish(start(2, folder, *names))
+        assert codes == [0, 0], "\n".join(said)
+
+    make("gradients", *(name for name in program.RUNS if name not in ("compiled", "fsdp-dies")))
     return folder
 
 
@@ -89,7 +86,7 @@ def one(tmp_path_factory):
 
     def get(name):
         if name not in made:
-            made[name] = RANKS["run"](name, folder, Single())
+            made[name] = program.run(name, folder, Single())
         return made[name]
 
     get.folder = folder
@@ -126,7 +123,7 @@ def test_passes_and_recomputation_leave_a_run_as_it_is(name, one):
 
 def test_a_network_in_parts_is_saved_as_one_process_saves_it(two, one):
     one("coupled")
-    file = f"coupled/checkpoints/step_{RANKS['STEPS']:08d}.safetensors"
+    file = f"coupled/checkpoints/step_{program.STEPS:08d}.safetensors"
     whole = load_file(one.folder / file)
     over_time = whole.pop("over_time")
     assert over_time.shape == (1, 2, 8)
@@ -163,11 +160,11 @@ def test_a_run_whose_process_was_killed_goes_on_on_any_number(name, two, one, tm
     ]
     for ranks in (1, 4):
         shutil.copytree(tmp_path, tmp_path / str(ranks))
-    same(RANKS["run"](name, tmp_path / "1", Single()), one(name), **ROUNDING)
+    same(program.run(name, tmp_path / "1", Single()), one(name), **ROUNDING)
     again = start(2, tmp_path, name)
     four = start(4, tmp_path / "4", name)
-    for processes in (again, four):
-        codes, said = finish(processes)
+    for started in (again, four):
+        codes, said = finish(started)
         assert not any(codes), "\n".join(said)
     same(of(tmp_path, name), of(two, name), rtol=0, atol=0)
     same(of(tmp_path / "4", name, 3), one(name), **ROUNDING)
@@ -178,10 +175,10 @@ def test_a_run_whose_process_was_killed_goes_on_on_any_number(name, two, one, tm
 def test_all_processes_leave_after_the_step_in_which_one_was_told_to(one, tmp_path):
     codes, said = finish(start(2, tmp_path, "dies", DIES="1", DIES_AT="5", DIES_OF="SIGTERM"))
     assert codes == [143, 143]
-    assert f"SIGTERM after step 6 of {RANKS['STEPS']}: saved in" in said[0]
+    assert f"SIGTERM after step 6 of {program.STEPS}: saved in" in said[0]
     assert "SIGTERM" not in said[1]
     assert (tmp_path / "dies" / "checkpoints" / "step_00000006.safetensors").exists()
-    same(RANKS["run"]("dies", tmp_path, Single()), one("dies"), **ROUNDING)
+    same(program.run("dies", tmp_path, Single()), one("dies"), **ROUNDING)
 
 
 class Watch(torch.nn.Module):
@@ -241,7 +238,7 @@ def test_a_batch_that_does_not_divide_is_refused():
     with pytest.raises(ArgumentError, match=r"batch_size is 10 for 3 processes of 2 passes each, .* as 12"):
         check_shares(10, 3, 2)
     with pytest.raises(ArgumentError, match="multiple of 3"):
-        RANKS["trainer"](accumulate=3).fit(*RANKS["data"]())
+        program.trainer(accumulate=3).fit(*program.data())
 
 
 def test_what_engines_refuse(monkeypatch):
@@ -298,7 +295,7 @@ def test_the_first_of_slurms_nodes(nodes, first):
 def test_blocks_are_the_modules_in_the_innermost_lists():
     net = fmkit.fields.MLP(2, width=4, depth=3)
     assert list(blocks_of(net)) == list(net.blocks)
-    unet = RANKS["image_net"]()
+    unet = program.image_net()
     assert {type(block).__name__ for block in blocks_of(unet)} == {"Stage"}
     assert len(list(blocks_of(unet))) == 2 + 2 + 4  # down, in the middle, up
 

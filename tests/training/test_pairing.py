@@ -1,24 +1,22 @@
 """Pairs for the steps: the same whoever computes them and when, with labels on their samples."""
 
 import itertools
-import os
-import signal
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import fmkit
 from fmkit import registry
 from fmkit.couplings import Coupling, Independent, OptimalTransport, Semidiscrete, Sinkhorn
 from fmkit.errors import ArgumentError, CombinationError
 from fmkit.randomness import stream
+from fmkit.training import state
 from fmkit.training.batches import batches_of
 from fmkit.training.pairing import Pairing, ahead
+from tests import processes
 
 CPU = torch.device("cpu")
 N, CLASSES = 60, 3
@@ -243,48 +241,40 @@ def test_data_that_is_not_in_memory_cannot_be_fitted_to():
         trainer.fit(stream_of)
 
 
-SCRIPT = """
-    import sys, torch, fmkit
-    from fmkit.training import state
+def run_to_its_end(folder, steps):
     state.PREPARED_EVERY = 0.0
     torch.manual_seed(0)
     x = torch.randn(200, 2, generator=torch.Generator().manual_seed(1)) + 2
     trainer = fmkit.Trainer(
-        fmkit.paths.CondOT(), fmkit.fields.MLP(2, width=8, depth=1),
-        coupling=fmkit.couplings.Semidiscrete(steps={steps}),
-        settings=fmkit.Settings(steps=10, batch_size=16, log_every=2), callbacks=(),
+        fmkit.paths.CondOT(),
+        fmkit.fields.MLP(2, width=8, depth=1),
+        coupling=Semidiscrete(steps=steps),
+        settings=fmkit.Settings(steps=10, batch_size=16, log_every=2),
+        callbacks=(),
     )
-    flow = trainer.fit(x, folder=sys.argv[1], resume=True)
-    print(torch.nn.utils.parameters_to_vector(flow.field.parameters()).double().sum().item().hex())
-"""
+    trainer.fit(x, folder=folder, resume=True).save(folder / "flow.safetensors")
 
 
+@pytest.mark.xdist_group("processes")
 def test_killed_in_the_middle_of_a_fit_and_resumed(tmp_path):
-    script = tmp_path / "run.py"
-    script.write_text(textwrap.dedent(SCRIPT.format(steps=300)))
-
-    def run(folder):
-        return subprocess.Popen(
-            [sys.executable, str(script), str(tmp_path / folder)], stdout=subprocess.PIPE, text=True
-        )
-
-    whole = run("whole")
-    expected = whole.communicate(timeout=120)[0]
-    victim, checkpoint = run("killed"), tmp_path / "killed" / "checkpoints" / "step_00000000.safetensors"
+    whole, cut, said = tmp_path / "whole", tmp_path / "killed", tmp_path / "said"
+    unbroken, victim = (processes.start(run_to_its_end, folder, 100, said=said) for folder in (whole, cut))
+    checkpoint = cut / "checkpoints" / "step_00000000.safetensors"
     deadline = time.monotonic() + 60
-    while not checkpoint.exists() and time.monotonic() < deadline:
+    while not checkpoint.exists():
+        assert victim.is_alive(), said.read_text()
+        assert time.monotonic() < deadline
         time.sleep(0.005)
-    os.kill(victim.pid, signal.SIGKILL)
-    victim.communicate()
-    from safetensors.torch import load_file
-
-    assert 0 < int(load_file(checkpoint)["coupling.done"]) < 300
-    again = run("killed")
-    assert again.communicate(timeout=120)[0] == expected
-    assert expected
-    whole_metrics, metrics = ((tmp_path / f / "metrics.jsonl").read_bytes() for f in ("whole", "killed"))
-    assert metrics == whole_metrics
-    assert b"coupling_marginal_error" in metrics
+    victim.kill()
+    victim.join()
+    assert 0 < int(load_file(checkpoint)["coupling.done"]) < 100
+    again = processes.start(run_to_its_end, cut, 100, said=said)
+    for process in (unbroken, again):
+        process.join(100)
+        assert process.exitcode == 0, said.read_text()
+    for name in ("metrics.jsonl", "flow.safetensors"):
+        assert (cut / name).read_bytes() == (whole / name).read_bytes(), name
+    assert b"coupling_marginal_error" in (cut / "metrics.jsonl").read_bytes()
 
 
 # -- working ahead -----------------------------------------------------------------------------------------------------

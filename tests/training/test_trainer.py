@@ -2,11 +2,6 @@
 
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import textwrap
 import time
 
 import numpy as np
@@ -16,6 +11,7 @@ import torch
 import fmkit
 from fmkit.errors import ArgumentError, CombinationError, SavedFileError, TrainingError
 from fmkit.training import Callback, stream
+from tests import processes
 
 
 def small(**settings):
@@ -171,39 +167,41 @@ def test_resume_with_conditions_augmentation_and_coupling(tmp_path):
     assert_same(weights(whole.field), weights(fit(tmp_path / "cut", resume=True).field))
 
 
+class Slow(Callback):
+    """Steps long enough for a signal to hit one."""
+
+    def on_step(self, run):
+        time.sleep(0.02)
+
+
+def run_to_its_end(folder, *callbacks):
+    torch.manual_seed(0)
+    field = fmkit.fields.MLP(2, width=8, depth=1, dropout=0.2)
+    settings = fmkit.Settings(steps=60, batch_size=8, log_every=4, checkpoint_every=7)
+    run = fmkit.Trainer(fmkit.paths.CondOT(), field, settings=settings, callbacks=callbacks)
+    data = torch.randn(40, 2, generator=torch.Generator().manual_seed(3))
+    run.fit(data, folder=folder, resume=True).save(folder / "flow.safetensors")
+
+
+@pytest.mark.xdist_group("processes")
 def test_killed_for_real_and_resumed(tmp_path):
-    program = textwrap.dedent("""
-        import sys, time, torch, fmkit
-        from fmkit.training import Callback
-        class Slow(Callback):
-            def on_step(self, run):
-                time.sleep(0.02)
-        torch.manual_seed(0)
-        field = fmkit.fields.MLP(2, width=8, depth=1, dropout=0.2)
-        settings = fmkit.Settings(steps=60, batch_size=8, log_every=4, checkpoint_every=7)
-        callbacks = [Slow()] if sys.argv[2] == "slow" else []
-        run = fmkit.Trainer(fmkit.paths.CondOT(), field, settings=settings, callbacks=callbacks)
-        data = torch.randn(40, 2, generator=torch.Generator().manual_seed(3))
-        flow = run.fit(data, folder=sys.argv[1], resume=True)
-        flow.save(sys.argv[1] + "/flow.safetensors")
-    """)
-
-    def start(folder, pace):
-        return subprocess.Popen([sys.executable, "-c", program, str(folder), pace])
-
-    assert start(tmp_path / "whole", "fast").wait() == 0
-    victim = start(tmp_path / "cut", "slow")
+    whole, cut, said = tmp_path / "whole", tmp_path / "cut", tmp_path / "said"
+    unbroken = processes.start(run_to_its_end, whole, said=said)
+    victim = processes.start(run_to_its_end, cut, Slow(), said=said)
     deadline = time.monotonic() + 60
-    while not list((tmp_path / "cut").glob("checkpoints/step_00000014*")):
-        assert victim.poll() is None
+    while not list(cut.glob("checkpoints/step_00000014*")):
+        assert victim.is_alive(), said.read_text()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    os.kill(victim.pid, signal.SIGKILL)
-    victim.wait()
-    assert not (tmp_path / "cut/flow.safetensors").exists()
-    assert start(tmp_path / "cut", "fast").wait() == 0
+    victim.kill()
+    victim.join()
+    assert not (cut / "flow.safetensors").exists()
+    again = processes.start(run_to_its_end, cut, said=said)
+    for process in (unbroken, again):
+        process.join(60)
+        assert process.exitcode == 0, said.read_text()
     for name in ("metrics.jsonl", "flow.safetensors", "checkpoints/step_00000060.safetensors"):
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes(), name
+        assert (whole / name).read_bytes() == (cut / name).read_bytes(), name
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path):
