@@ -99,21 +99,22 @@ DATA = {
 }
 
 
-def exact(samples: int, tight: float = TIGHT, data: Iterable[str] | None = None) -> Iterator[Problem]:
-    """Every mixture, or those that are named, under every path."""
-    for name, oracle_on in mixtures().items():
-        if data is not None and name not in data:
-            continue
-        for path_name, path in PATHS.items():
-            oracle = oracle_on(path())
-            yield problem("exact", path_name, name, oracle, oracle, samples, tight)
+def exact(
+    samples: int, tight: float = TIGHT, data: Iterable[str] = tuple(DATA), paths: Iterable[str] = tuple(PATHS)
+) -> Iterator[Problem]:
+    """Every mixture under every path, or those that are named."""
+    for name in data:
+        for path in paths:
+            oracle = mixtures()[name](PATHS[path]())
+            yield problem("exact", path, name, oracle, oracle, samples, tight)
 
 
-def learned(samples: int, steps: int, tight: float = TIGHT) -> Iterator[Problem]:
+def learned(samples: int, steps: int, tight: float = TIGHT, paths: Iterable[str] = tuple(PATHS)) -> Iterator[Problem]:
     """A network trained on the ring under every path, as `fmkit train 8gaussians` would, in fewer steps."""
     data = fmkit.data.EightGaussians().load(SEED).train
     settings = fmkit.Settings(steps=steps, batch_size=512, warmup=min(100, steps // 2), decay="cosine", clip=1.0)
-    for path_name, path in PATHS.items():
+    for name in paths:
+        path = PATHS[name]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
             network = fmkit.fields.MLP(event_shape=2, width=128, depth=3)
@@ -121,7 +122,7 @@ def learned(samples: int, steps: int, tight: float = TIGHT) -> Iterator[Problem]
         if flow.transform is not None:
             raise RuntimeError("the ring is learnt in units of its own, so the two fields cannot be compared")
         flow.requires_grad_(False)
-        yield problem("learned", path_name, "ring", flow.field, mixtures()["ring"](path()), samples, tight)
+        yield problem("learned", name, "ring", flow.field, mixtures()["ring"](path()), samples, tight)
 
 
 def problem(
