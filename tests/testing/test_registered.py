@@ -13,8 +13,10 @@ EVERY = [
     for kind in ("paths", "couplings", "objectives", "solvers", "fields", "divergences")
     for e in registry.entries(f"fmkit.{kind}")
 ]
-# What no default can stand for.
+# What no default can stand for, and fits that need no more than this to keep their laws.
 GIVEN = {
+    "couplings/fmkit/semidiscrete": {"steps": 50},
+    "couplings/fmkit/conditional-semidiscrete": {"steps": 50},
     "fields/fmkit/mixture-oracle": {"means": [[-1.0, 0.0], [0.5, 1.0]]},
     "fields/fmkit/guidance-interval": {
         "guidance": {"name": "classifier-free", "scale": 2.0, "field": {"name": "mlp", "event_shape": [2]}}
