@@ -47,8 +47,8 @@ KINDS = {
     "tied": tied,
     "outlying": outlying,
     "on a lattice": on_a_lattice,
-    "tiny": of(clustered, 1e-40),
-    "huge": of(gaussian, 1e150),
+    "tiny": of(clustered, 1e-200),
+    "huge": of(gaussian, 1e200),
     "one point": of(gaussian, 0.0),
 }
 
@@ -80,6 +80,17 @@ def test_the_optimum_is_that_of_float64(seeded):
     cost = ((x1[:, None] - x1.mean(0)) * -2 * x0).sum(-1).numpy()  # up to potentials
     best = linear_sum_assignment(cost)[1]
     assert cost[np.arange(100), far].sum() == pytest.approx(cost[np.arange(100), best].sum(), rel=1e-8)
+
+
+def test_points_of_fewer_digits_are_computed_with_in_float64(seeded):
+    x0, x1 = (1e4 + torch.randn(2, 80, 2, generator=seeded(0))).float()
+    assert torch.equal(assign(x0, x1), assign(x0.double(), x1.double()))
+
+
+@pytest.mark.parametrize("levels", [assignment.LEVELS, assignment.CAREFUL])
+def test_an_annealing_cools(levels):
+    assert sorted(levels, reverse=True) == list(levels)
+    assert levels[-1] > 0
 
 
 @pytest.mark.parametrize("wrong", ["noise", "zeros", "reversed"])

@@ -84,13 +84,14 @@ def test_vectors_keep_their_marginal_better_the_greater_the_weight(seeded):
     assert torch.equal(ConditionalOptimalTransport(0.0).pair(x0, x1, None, c)[0], OptimalTransport().pair(x0, x1)[0])
 
 
-def test_no_permutation_is_cheaper_under_the_cost_with_conditions(seeded):
+@pytest.mark.parametrize("weight", [0.7, 2.0])
+def test_no_permutation_is_cheaper_under_the_cost_with_conditions(weight, seeded):
     x0, x1 = draws(seeded, 6)
     c = torch.randn(6, 2, generator=seeded(2), dtype=torch.float64)
-    i0, _ = ConditionalOptimalTransport(0.7).pair(x0, x1, None, c)
+    i0, _ = ConditionalOptimalTransport(weight).pair(x0, x1, None, c)
 
     def cost(p):
-        return cost_of(x0, x1, p, list(range(6))) + 0.7 * cost_of(c, c, p, list(range(6)))
+        return cost_of(x0, x1, p, list(range(6))) + weight * cost_of(c, c, p, list(range(6)))
 
     assert cost(i0.tolist()) == pytest.approx(min(map(cost, map(list, itertools.permutations(range(6))))), rel=1e-12)
 
@@ -107,6 +108,36 @@ def test_the_weight_is_the_greatest_under_which_so_many_pairs_are_better(ratio, 
 
     assert share(w * (1 - 1e-9)) == pytest.approx(ratio, abs=1e-9)
     assert share(w * (1 + 1e-9)) == pytest.approx(ratio - 1 / (50 * 49), abs=1e-9)
+
+
+def test_the_pair_that_was_drawn_pays_for_its_conditions_too(seeded):
+    """x0's conditions are near their partner's and not equal: a price is what is paid beyond the drawn pair."""
+    n = 20
+    x0, x1 = draws(seeded, n)
+    c1 = 10 * torch.arange(n, dtype=torch.float64)[:, None]
+    c0 = c1 + torch.rand(n, 1, generator=seeded(2), dtype=torch.float64)
+    w = weight_of(x0, x1, c0, c1, 0.1)
+
+    def better(weight):
+        cost = torch.cdist(x0, x1).square() + weight * torch.cdist(c0, c1).square()
+        return (cost <= cost.diagonal()).sum().item() - n
+
+    assert better(w * (1 - 1e-7)) == 38
+    assert better(w * (1 + 1e-7)) == 37
+
+
+def test_the_least_share_is_one_pair(seeded):
+    x0, x1 = draws(seeded, 5)
+    c = torch.randn(5, 3, generator=seeded(2), dtype=torch.float64)
+    assert weight_of(x0, x1, c, c, 0.01) == weight_of(x0, x1, c, c, 1 / 20) > weight_of(x0, x1, c, c, 2 / 20)
+
+
+def test_equal_pairs_of_one_condition_may_change_places_at_any_weight():
+    """Of twelve pairs four are equal to the drawn one, at no price: the fifth is the best of those that have one."""
+    x0, x1 = torch.tensor([[[0.0], [0.0], [3.0], [3.0]], [[1.0], [4.0], [-1.0], [2.0]]]).double()
+    c = torch.tensor([[0.0], [0.0], [1.0], [1.0]]).double()
+    limits = [x1[j] ** 2 - (x1[j] - 3) ** 2 for j in (0, 1)] + [(x1[j] - 3) ** 2 - x1[j] ** 2 for j in (2, 3)]
+    assert weight_of(x0, x1, c, c, 5.5 / 12) == max(limits)
 
 
 def test_equal_conditions_leave_plain_optimal_transport(seeded):
