@@ -52,4 +52,5 @@ def seed_dropout(seed: int, step: int, device: torch.device, rank: int = 0) -> N
     key = stream_seed(seed, "dropout", step, rank)
     torch.default_generator.manual_seed(key)  # a hundredth of the cost of torch.manual_seed
     if device.type == "cuda":
-        torch.cuda.manual_seed(key)
+        with torch.cuda.device(device):  # torch seeds the current one, which need not be this
+            torch.cuda.manual_seed(key)

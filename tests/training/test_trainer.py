@@ -1,5 +1,6 @@
 """The trainer: what it learns, what it takes, and that a run continues as if nothing had happened."""
 
+import contextlib
 import json
 import math
 import time
@@ -10,6 +11,7 @@ import torch
 
 import fmkit
 from fmkit.errors import ArgumentError, CombinationError, SavedFileError, TrainingError
+from fmkit.randomness import seed_dropout
 from fmkit.training import Callback, stream
 from tests import processes
 
@@ -497,3 +499,21 @@ def test_a_field_without_weights_and_a_missing_device_are_refused():
         trainer(Nothing()).fit(blob())
     with pytest.raises(ArgumentError, match="device is 'cuda:99'|device is 'gpu'"):
         trainer(device="gpu").fit(blob())
+
+
+def test_dropout_is_seeded_on_the_gpu_of_the_run_not_the_current_one(monkeypatch):
+    """torch.cuda.manual_seed means the current GPU, which a run on cuda:1 does not make current."""
+    current, seeded = ["cuda:0"], {}
+
+    @contextlib.contextmanager
+    def device(chosen):
+        before, current[0] = current[0], str(chosen)
+        yield
+        current[0] = before
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(torch.cuda, "manual_seed", lambda key: seeded.__setitem__(current[0], key))
+    with torch.random.fork_rng(devices=[]):
+        seed_dropout(0, 3, torch.device("cuda:1"))
+        assert seeded == {"cuda:1": torch.initial_seed()}
+    assert current == ["cuda:0"]

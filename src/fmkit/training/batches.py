@@ -44,10 +44,19 @@ class Sampler:
         batch_size: of a step.
         seed: of the run.
         part: (r, R): of each batch only the rows r B/R .. (r + 1) B/R, one process's of several.
+        device: where the indices are wanted. An epoch's are moved there at once: on a GPU, moving those of each step
+            would make each step wait for the one before.
     """
 
-    def __init__(self, n: int, batch_size: int, seed: int, part: tuple[int, int] = (0, 1)) -> None:
-        self.n, self.batch_size, self.seed, self.part = n, batch_size, seed, part
+    def __init__(
+        self,
+        n: int,
+        batch_size: int,
+        seed: int,
+        part: tuple[int, int] = (0, 1),
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.n, self.batch_size, self.seed, self.part, self.device = n, batch_size, seed, part, device
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
 
     def indices(self, step: int, steps: int = 1) -> Tensor:
@@ -63,7 +72,7 @@ class Sampler:
 
     def _permutation(self, epoch: int) -> Tensor:
         if epoch != self._epoch:
-            self._order = torch.randperm(self.n, generator=stream(self.seed, "order", epoch))
+            self._order = torch.randperm(self.n, generator=stream(self.seed, "order", epoch)).to(self.device)
             self._epoch = epoch
         return self._order
 
@@ -86,14 +95,14 @@ class InMemory:
                 raise ArgumentError(
                     f"pairs have shapes {tuple(self.x0.shape)} and {tuple(self.x.shape)}; need equal ones"
                 )
-        self.sampler, self.device = Sampler(len(self.x), batch_size, seed, part), device
+        self.sampler, self.device = Sampler(len(self.x), batch_size, seed, part, device), device
         self.event_shape = tuple(self.x.shape[1:])
         self.steps_at_once = _at_once(batch_size, self.event_shape)
 
     def iterate(self, start: int, steps: int = 1) -> Iterator[Samples]:
         """The batches of steps start, start + 1, ..., those of `steps` steps in one."""
         for step in itertools.count(start, steps):
-            i = self.sampler.indices(step, steps).to(self.device)
+            i = self.sampler.indices(step, steps)
             cond, x0 = (None if rows is None else rows.index_select(0, i) for rows in (self.cond, self.x0))
             yield Samples(self.x.index_select(0, i), cond, x0)
 
@@ -231,7 +240,8 @@ def batches_of(
         return Streaming(DataLoader(x, batch_size=batch_size), device)
     if isinstance(x, Dataset):
         _only_samples(data)
-        return FromDataset(x, batch_size, seed, device, {}, part, skip)
+        options = {"pin_memory": device.type == "cuda"}  # whoever brings a DataLoader has chosen
+        return FromDataset(x, batch_size, seed, device, options, part, skip)
     return InMemory(data, batch_size, seed, device, part)
 
 
@@ -261,7 +271,12 @@ def _samples(batch: Any, device: torch.device) -> Samples:
             f"the data yields {type(batch).__name__}s, expected tensors, or (sample, condition) pairs of tensors"
         )
     check_data(x, "data")
-    return Samples(x.to(device), cond.to(device) if isinstance(cond, Tensor) else cond)
+    return Samples(_moved(x, device), _moved(cond, device) if isinstance(cond, Tensor) else cond)
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """A loaded tensor on the training device; a GPU fetches it from pinned memory while a step is under way."""
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def _event_shape(samples: Samples) -> tuple[int, ...]:

@@ -48,6 +48,7 @@ class Stepper:
         self.rate = 0.0
         self._compiled = compiled_step(run.network, objective, run.settings, self._autocast)
         self._norm: Tensor | None = None
+        self._looks = run.device.type == "cpu" or run.settings.skip_nonfinite > 0
 
     def take(self, batch: Batch) -> None:
         """One optimizer step, unless its loss or gradient is not finite and it may be left out.
@@ -66,15 +67,15 @@ class Stepper:
             seed_dropout(s.seed, run.step, run.device, share.number)
             losses.append(self._backward(batch, share))
         loss = run.engine.sum(losses[0] if len(losses) == 1 else torch.stack(losses).sum())
-        looked, self._norm = run.device.type == "cpu" or s.skip_nonfinite > 0, None
-        if looked and not math.isfinite(loss.item()):
+        self._norm = None
+        if self._looks and not math.isfinite(loss.item()):
             self._leave_out(batch, f"the loss is {loss.item()}")
             return
         run.engine.add_gradients(run.trained, run.parameters)
         due = (run.step + 1) % s.log_every == 0 or run.step + 1 == s.steps
         if s.clip is not None or s.skip_nonfinite or due:
             self._norm = run.gradient_norm()
-            if looked and not run.scaler.is_enabled() and not math.isfinite(self._norm.item()):
+            if self._looks and not run.scaler.is_enabled() and not math.isfinite(self._norm.item()):
                 self._leave_out(batch, f"{run.not_finite()} is not finite, though the loss is")
                 return
         run.update(self._norm)

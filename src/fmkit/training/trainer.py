@@ -141,8 +141,9 @@ class Trainer:
         signs = Signs(run, self.path)
         self._tell("on_start", run)
         least = self._find_least(run, data, source, coupling)
-        global_state = torch.get_rng_state()
+        global_state = torch.random.fork_rng([device] if device.type == "cuda" else [])
         stop, twice = Interruption(), recomputing(run.network, s.checkpoint_activations)
+        global_state.__enter__()
         try:
             stop.listen()
             twice.__enter__()
@@ -167,7 +168,7 @@ class Trainer:
         finally:
             stop.restore()
             twice.__exit__(None, None, None)
-            torch.set_rng_state(global_state)
+            global_state.__exit__(None, None, None)
             self._tell("on_end", run)
             run.close()
         return self._flow(self._whole(run), source, coupling, batches.event_shape, data)
