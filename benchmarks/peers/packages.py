@@ -24,6 +24,7 @@ NAMES: dict[str, dict[str, tuple[str, ...]]] = {
             "ExactOptimalTransportConditionalFlowMatcher",
         ),
         "torchcfm.optimal_transport": ("OTPlanSampler",),
+        "torchcfm.models.unet.unet": ("UNetModelWrapper",),
     },
     "flow_matching": {
         "flow_matching.path": ("AffineProbPath",),
@@ -87,8 +88,8 @@ def make(folder: Path = ENVIRONMENT) -> Path:
     return python
 
 
-def hand_over(python: Path, words: list[str]) -> None:
-    """Run the command in another environment, whose torch must be the one that fmkit has here.
+def hand_over(python: Path, module: str, words: list[str]) -> None:
+    """Run the command `python -m MODULE` in another environment, whose torch must be the one that fmkit has here.
 
     Raises:
         SystemExit: if that torch is another one, or the command fails there.
@@ -98,6 +99,6 @@ def hand_over(python: Path, words: list[str]) -> None:
     here = importlib.metadata.version("torch")
     if there != here:
         raise SystemExit(f"{python} has torch {there or 'not at all'}, this environment has {here}; they must be one")
-    done = subprocess.run([str(python), "-m", "benchmarks.peers", "--here", *words], cwd=ROOT)
+    done = subprocess.run([str(python), "-m", module, "--here", *words], cwd=ROOT)
     if done.returncode:
         raise SystemExit(done.returncode)

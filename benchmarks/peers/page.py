@@ -21,7 +21,7 @@ def page(rows: Sequence[Row], record: dict[str, Any]) -> str:
         parts += [f"## {section.title}", paragraph(section.text), *section.tables(here)]
         if notes := record["sections"][section.name]["notes"]:
             parts.append("\n".join(f"- {note}" for note in notes))
-    parts += ["## How it is measured", _method(), _runs(record)]
+    parts += ["## How it is measured", _method(), runs(record)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -57,7 +57,8 @@ def _method() -> str:
     )
 
 
-def _runs(record: dict[str, Any]) -> str:
+def runs(record: dict[str, Any]) -> str:
+    """When, where and with what each section was measured."""
     head = ["section", "date", "commit", "turns", "minutes", "load", "threads", "machine"]
     lines = tables.table(head, (_run(name, run) for name, run in record["sections"].items()), words=len(head))
     installed: dict[str, list[str]] = {}

@@ -109,4 +109,3 @@ SECTIONS = (
         lambda rows: [tables.footprints(rows)],
     ),
 )
-BY_NAME = {section.name: section for section in SECTIONS}

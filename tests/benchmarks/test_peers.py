@@ -246,10 +246,11 @@ def test_another_environment_that_is_named_is_taken_even_if_the_peers_are_here(t
     taken = []
     monkeypatch.setattr(packages, "present", lambda: True)
     monkeypatch.setattr(packages, "make", lambda: tmp_path)
-    monkeypatch.setattr(packages, "hand_over", lambda python, words: taken.append((python, words)))
+    monkeypatch.setattr(packages, "hand_over", lambda python, module, words: taken.append((python, module, words)))
     command.main(["--python", str(tmp_path)])
     command.main(["--make", "--quick"])
-    assert taken == [(tmp_path, ["--python", str(tmp_path)]), (tmp_path, ["--make", "--quick"])]
+    words = (["--python", str(tmp_path)], ["--make", "--quick"])
+    assert taken == [(tmp_path, "benchmarks.peers", each) for each in words]
 
 
 def test_an_environment_with_another_torch_is_refused(tmp_path):
@@ -257,4 +258,4 @@ def test_an_environment_with_another_torch_is_refused(tmp_path):
     python.write_text("#!/bin/sh\necho 1.0\n")
     python.chmod(0o755)
     with pytest.raises(SystemExit, match=r"has torch 1.0, this environment has .*; they must be one"):
-        packages.hand_over(python, [])
+        packages.hand_over(python, "benchmarks.peers", [])
