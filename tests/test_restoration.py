@@ -179,7 +179,9 @@ def test_the_recipes_and_the_command(recipe, quick, tmp_path, capsys):
     assert "PSNR" in shown
     assert beside in shown
     assert run("report", tmp_path / "run") == 0
-    assert "Restored images" in (tmp_path / "run" / "report.html").read_text()
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Restored images" in page
+    assert f"<td>fid</td><td>{found['fid']:.5g}</td>" in page
 
 
 def test_the_regression_learns_the_mean_of_all_images_that_fit():

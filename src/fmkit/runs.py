@@ -27,6 +27,7 @@ from fmkit.errors import ConfigError, SavedFileError
 from fmkit.saving import reason, write_bytes
 
 CONFIG, FLOW, METRICS, LINES = "config.yaml", "flow.safetensors", "metrics.json", "metrics.jsonl"
+IMAGES, RESTORED = "images.json", "restored.json"
 FACTS = "run.json"
 
 

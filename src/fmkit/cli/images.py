@@ -50,7 +50,7 @@ def evaluate_images_of(
         raise ConfigError(str(error), "--images") from error
     asked = {"seed": seed, "solver": solver, "steps": steps, "guidance": guidance, "interval": guidance_interval}
     figures |= {k: v for k, v in asked.items() if v is not None}
-    runs.write_json(run / "images.json", figures)
+    runs.write_json(run / runs.IMAGES, figures)
     return figures
 
 
@@ -77,7 +77,7 @@ def evaluate_restored(run: Path, n: int, seed: int, solver: str | None, steps: i
     except ArgumentError as error:
         raise ConfigError(str(error), "--restored") from error
     figures |= {k: v for k, v in {"seed": seed, "solver": solver, "steps": steps}.items() if v is not None}
-    runs.write_json(run / "restored.json", figures)
+    runs.write_json(run / runs.RESTORED, figures)
     try:
         draw_restored(flow, split, run, seed, chosen)
     except ArgumentError as error:

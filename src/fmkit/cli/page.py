@@ -23,7 +23,7 @@ body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
   max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; }
 table { border-collapse: collapse; } td { padding: .15rem 1rem .15rem 0; vertical-align: top; overflow-wrap: anywhere; }
-td:first-child, figcaption, .soft { color: var(--soft); }
+td:first-child { min-width: 13rem; } td:first-child, figcaption, .soft { color: var(--soft); }
 pre { border: 1px solid var(--line); padding: 1rem; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem; }
 figure { margin: 1rem 0; } svg { width: 100%; height: auto; } img { max-width: 100%; background: #fff; }
 svg text { font-size: 12px; fill: var(--soft); } polyline { fill: none; stroke: var(--accent); stroke-width: 1.5; }
@@ -46,8 +46,9 @@ def report(folder: Path, out: Path) -> dict[str, Any]:
     known = details(folder)
     records = runs.records(folder / runs.LINES) if (folder / runs.LINES).is_file() else []
     parts = [_head(known), _samples(folder), _over_training(folder), _ways(folder)]
-    parts += [_table("Figures", known["figures"]), _curves(records), _table("Environment", known["environment"])]
-    parts += [_reproduction(folder, known), _configuration(folder)]
+    parts += [_table("Figures", known["figures"]), _table("Figures of restored images", known["restored"])]
+    parts += [_table("Figures of samples as images", known["images"]), _curves(records)]
+    parts += [_table("Environment", known["environment"]), _reproduction(folder, known), _configuration(folder)]
     title = html.escape(folder.resolve().name)
     page = f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
     page += '<meta name="viewport" content="width=device-width">'

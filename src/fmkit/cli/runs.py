@@ -54,6 +54,8 @@ def details(folder: Path) -> dict[str, Any]:
         "best": kept.best(),
         "environment": _mapping(folder / runs.FACTS),
         "figures": _mapping(folder / runs.METRICS),
+        "images": _mapping(folder / runs.IMAGES),
+        "restored": _mapping(folder / runs.RESTORED),
     }
 
 
