@@ -9,11 +9,12 @@ import torch
 
 import fmkit
 from fmkit.benches import paper, paper_figures, paper_measures
-from fmkit.benches.paper_protocol import METHODS, Protocol, device_of, labelled_images, seconds_of
+from fmkit.benches.paper_protocol import METHODS, Protocol, device_of, seconds_of
 from fmkit.benches.paper_table import HEAD, caption, few_step_lines, lines, page, protocol_of
 from fmkit.cli import main
 from fmkit.errors import ArgumentError, FmkitError, SavedFileError
 from fmkit.fields import UNet
+from fmkit.image_evaluation import labelled_images
 
 TINY = Protocol("digits", 1.0, batch=4, samples=66, nll_images=2, dequantizations=1, noises=2, steps=2)
 

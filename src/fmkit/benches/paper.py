@@ -30,10 +30,11 @@ from fmkit.benches.paper_protocol import (
     Protocol,
     check_method,
     device_of,
-    labelled_images,
 )
+from fmkit.config import parsed
 from fmkit.errors import SavedFileError
 from fmkit.fields import UNet
+from fmkit.image_evaluation import feature_extractor, labelled_images
 from fmkit.randomness import stream_seed
 from fmkit.training import Callback
 
@@ -124,7 +125,9 @@ class Bench:
     def judge(self) -> measures.Judge:
         """Of generated images."""
         if self._judge is None:
-            self._judge = measures.Judge(self.split, self.cache, self.classifier_steps, self.protocol.device)
+            named, p = self.protocol.features, self.protocol
+            features = None if named is None else feature_extractor(parsed(named, "features"), self.split).to(p.device)
+            self._judge = measures.Judge(self.split, self.cache, self.classifier_steps, features, p.device)
         return self._judge
 
     def steps(self) -> int:

@@ -17,7 +17,7 @@ from fmkit.solvers import AB3, RK4, Dopri5, Euler, Midpoint, Solver
 if TYPE_CHECKING:
     from fmkit.data import Split
     from fmkit.flow import Flow
-    from fmkit.metrics import ImageSet
+    from fmkit.metrics import FeatureExtractor, ImageSet
 
 # As many steps as fit into so many evaluations.
 FEW_STEPS: dict[str, Callable[[int], Solver]] = {
@@ -30,24 +30,34 @@ BATCH, SHOWN, MOMENTS, WAY_STEPS = 250, 8, 7, 30
 
 
 class Judge:
-    """Tells generated images from real ones by the features of a classifier of the same data.
+    """Tells generated images from real ones by the features of a classifier of the same data, or by others.
 
     Args:
         split: labelled images.
         cache: where the classifier and what is remembered of the training images are kept.
         classifier_steps: of the classifier's training.
+        features: instead of the classifier's.
         device: of the classifier.
     """
 
     def __init__(
-        self, split: Split, cache: Any = None, classifier_steps: int | None = None, device: str = "cpu"
+        self,
+        split: Split,
+        cache: Any = None,
+        classifier_steps: int | None = None,
+        features: FeatureExtractor | None = None,
+        device: str = "cpu",
     ) -> None:
         from fmkit.metrics import reference_set
         from fmkit.metrics.features import ClassifierSettings, classifier
 
         settings = ClassifierSettings() if classifier_steps is None else ClassifierSettings(steps=classifier_steps)
-        self.network = classifier(split, settings, cache=cache, device=device)
-        self.reference: ImageSet = reference_set(split.train.x, self.network, cache=cache)
+        self.accuracy: float | None = None
+        self.network: Any = features
+        if features is None:
+            self.network = judge = classifier(split, settings, cache=cache, device=device)
+            self.accuracy = judge.accuracy
+        self.reference: ImageSet = reference_set(split.train.x.float(), self.network, cache=cache)
 
     def fid(self, images: Tensor) -> float:
         """The Fréchet distance of images, in the data's units, from the training images."""
@@ -60,7 +70,7 @@ class Judge:
     def held_out(self, split: Split, samples: int) -> dict[str, Any]:
         """What a perfect flow might have: the distance of held-out images."""
         images = split.test[:samples]
-        return {"fid": self.fid(images), "images": len(images), "accuracy": self.network.accuracy}
+        return {"fid": self.fid(images), "images": len(images), "accuracy": self.accuracy}
 
 
 def noise(flow: Flow, n: int, seed: int) -> Tensor:

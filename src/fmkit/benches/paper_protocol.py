@@ -5,18 +5,13 @@ From Lipman et al. (arXiv 2210.02747), Section 6 and Appendix E: the same networ
 
 from __future__ import annotations
 
-import inspect
 import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from fmkit.arguments import check_count, check_number, shown
 from fmkit.errors import ArgumentError, did_you_mean
 from fmkit.fields.unet import UNET_PRESETS
-
-if TYPE_CHECKING:
-    from fmkit.data import Split
 
 LR, WARMUP, EMA = 1e-3, 0.05, 0.995
 TOLERANCE = 1e-5
@@ -60,6 +55,8 @@ class Protocol:
         noises: samples whose error against the reference solution is taken, at most `samples`.
         steps: of training, whatever the budget; None measures how many fit into it.
         device: where everything is computed, "cpu" or "cuda". A result that does not say is of the former.
+        features: of FID, as a configuration writes them, `inception` or `{name: inception, weights: ...}`; None for
+            those of a classifier of the same data.
 
     Raises:
         ArgumentError: for numbers out of range, an unknown preset or another device.
@@ -75,6 +72,7 @@ class Protocol:
     noises: int = 64
     steps: int | None = None
     device: str = "cpu"
+    features: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 < check_number("budget", self.budget) < math.inf:
@@ -134,27 +132,3 @@ def check_method(name: str) -> Method:
     if not isinstance(name, str) or name not in METHODS:
         raise ArgumentError(f"method is {shown(name)}, which the table has not{did_you_mean(str(name), METHODS)}")
     return METHODS[name]
-
-
-def labelled_images(name: str, seed: int = 0) -> Split:
-    """The images of a registered data set, with the labels that the classifier of the features needs.
-
-    Raises:
-        RegistryError: if none of that name is installed.
-        ArgumentError: if it is no set of labelled images `(C, H, W)`, or its files or package are missing.
-    """
-    from fmkit import registry
-    from fmkit.data import DataSet
-    from fmkit.specs import build
-
-    known = inspect.signature(registry.load("fmkit.datasets", name)).parameters
-    if "labels" not in known:
-        raise ArgumentError(f"data is {name!r}, which are no labelled images; expected such as digits or fashion-mnist")
-    spec = {"name": name, "labels": True} | ({"flat": False} if "flat" in known else {})
-    split = build(DataSet, spec, "data").load(seed)
-    if len(split.event_shape) != 3 or split.levels is None or split.classes is None:
-        raise ArgumentError(
-            f"data is {name!r}, with events of shape {split.event_shape}; expected labelled images (C, H, W) of whole "
-            "grey levels, such as digits or fashion-mnist"
-        )
-    return split

@@ -75,7 +75,8 @@ def page(results: Sequence[Result], figures: Sequence[str] = ()) -> str:
     """The page of the documentation, with those of its figures that were drawn."""
     few = [_table(few_step_lines(results, key)) for key in ("fid", "rmse")]
     versions = ", ".join(sorted({f"{name} {version}" for r in results for name, version in r["versions"].items()}))
-    accuracy = results[0]["held_out"]["accuracy"]
+    accuracy, features = results[0]["held_out"]["accuracy"], protocol_of(results).features
+    judged = f"The classifier knows {accuracy:.1%} of the held-out images. " if features is None else ""
     parts = [
         *paragraphs(INTRODUCTION),
         "## Results",
@@ -89,8 +90,8 @@ def page(results: Sequence[Result], figures: Sequence[str] = ()) -> str:
         ),
         few[1],
         *(f"### {FIGURES[name]}\n\n![{FIGURES[name]}](paper-{name}.png)" for name in figures),
-        *paragraphs(METHOD),
-        *paragraphs((f"The classifier knows {accuracy:.1%} of the held-out images. Measured with {versions}.",)),
+        *paragraphs((*METHOD, JUDGE.format(features or CLASSIFIER))),
+        *paragraphs((f"{judged}Measured with {versions}.",)),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -132,7 +133,8 @@ METHOD = (
     really took stand in the table. AdamW at 1e-3, 5 % warm-up, then down to 0; averaged weights. DDPM, score matching
     (weight sigma²) and ScoreFlow (weight beta) are on the diffusion path, with an objective each; the network itself
     predicts noise or score, as in the paper's Appendix E.1 (divided by sigma, score matching would be DDPM).""",
-    """FID is in the features of a classifier trained on the data itself, against all training images: comparable within
-    this page, and with nothing outside it. It is biased upwards for few images; read it beside that of the held-out
-    ones. Likelihoods are of uniformly dequantized images, by dopri5 at 1e-5 with one Hutchinson probe.""",
 )
+JUDGE = """FID is in the features of {}. It is biased upwards for few images; read it beside that of the held-out ones.
+    Likelihoods are of uniformly dequantized images, by dopri5 at 1e-5 with one Hutchinson probe."""
+CLASSIFIER = """a classifier trained on the data itself, against all training images: comparable within this page, and
+    with nothing outside it"""

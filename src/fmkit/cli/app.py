@@ -120,13 +120,17 @@ def evaluate(
     guidance_interval: Annotated[
         str | None, typer.Option(metavar="START,END", help="Of --images: times that are guided.")
     ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(help="Of --images, instead of a classifier's: inception, or '{name: inception, weights: PATH}'."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Score a trained flow on the held-out part of its data."""
     if images is not None:
         from fmkit.cli.images import evaluate_images_of, show_images
 
-        found = evaluate_images_of(run, images, seed, solver, steps, guidance, guidance_interval)
+        found = evaluate_images_of(run, images, seed, solver, steps, guidance, guidance_interval, features)
         _answer(found) if as_json else show_images(found)
         return
     if restored is not None:
@@ -135,7 +139,7 @@ def evaluate(
         found = evaluate_restored(run, restored, seed, solver, steps)
         _answer(found) if as_json else show_restored(found)
         return
-    for name, value in {"solver": solver, "steps": steps, "guidance": guidance}.items():
+    for name, value in {"solver": solver, "steps": steps, "guidance": guidance, "features": features}.items():
         if value is not None:
             raise ConfigError("it is an option of --images; say of how many", f"--{name}")
     from fmkit.cli.training import evaluate_run, show
@@ -307,6 +311,10 @@ def bench_paper(
     preset: Annotated[str, typer.Option(help="Of the UNet: tiny, small, medium, cifar10, ...")] = "tiny",
     samples: Annotated[int, typer.Option(min=4, help="Images generated for each FID.")] = 500,
     device: Annotated[str, typer.Option(help="auto (the GPU, if there is one), cpu or cuda.")] = "auto",
+    features: Annotated[
+        str | None,
+        typer.Option(help="Of FID, instead of a classifier's: inception, or '{name: inception, weights: PATH}'."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The folder of the results; runs/paper-DATA by default.")] = None,
     table: Annotated[bool, typer.Option("--table", help="Run nothing: show what there is.")] = False,
     page: Annotated[Path | None, typer.Option(help="Write the page and its results into this folder too.")] = None,
@@ -318,7 +326,7 @@ def bench_paper(
     from fmkit.cli.paper import run_cells, show, write_page
 
     sizes = {"samples": samples, "noises": min(64, samples)}
-    protocol = Protocol(data, seconds_of(budget), preset, **sizes, device=device_of(device))
+    protocol = Protocol(data, seconds_of(budget), preset, **sizes, device=device_of(device), features=features)
     folder = Path("runs") / f"paper-{data}" if out is None else out
     results = run_cells(protocol, method, seed, folder, page, table, quiet=quiet or as_json)
     if page is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,31 +27,27 @@ def evaluate_images_of(
     steps: int | None,
     guidance: str | None,
     guidance_interval: str | None,
+    features: str | None = None,
 ) -> dict[str, Any]:
     """The figures, which also go into `images.json` of the run folder."""
-    from fmkit.config import validate
-    from fmkit.data import DataSet
-    from fmkit.image_evaluation import evaluate_images
-    from fmkit.specs import build
+    from fmkit.config import parsed
+    from fmkit.image_evaluation import evaluate_images, feature_extractor, labelled_images
 
-    config = validate(runs.configuration(run))
-    flow = runs.load_flow(run)
-    split = build(DataSet, config.data, "data").load(config.seed)
-    try:
-        figures = evaluate_images(
-            guided(flow, guidance, guidance_interval),
-            split,
-            _labelled(config.data, config.seed),
-            samples=n,
-            seed=seed,
-            solver=chosen_solver(flow, solver, steps),
-        )
-    except ArgumentError as error:
-        raise ConfigError(str(error), "--images") from error
+    config, flow, split = _trained(run)
     asked = {"seed": seed, "solver": solver, "steps": steps, "guidance": guidance, "interval": guidance_interval}
-    figures |= {k: v for k, v in asked.items() if v is not None}
-    runs.write_json(run / runs.IMAGES, figures)
-    return figures
+    try:
+        images = labelled_images(config.data, config.seed, labels=features is None or split.classes is not None)
+    except ArgumentError as error:
+        raise ConfigError(f"the classifier needs labelled images: {error}", "--images") from error
+    extractor = None
+    if features is not None:
+        extractor = feature_extractor(parsed(features, "--features"), images, "--features").to(flow.device)
+
+    def measured() -> dict[str, Any]:
+        how = {"samples": n, "seed": seed, "solver": chosen_solver(flow, solver, steps), "features": extractor}
+        return evaluate_images(guided(flow, guidance, guidance_interval), split, images, **how)
+
+    return _kept(measured, asked | {"features": features}, run / runs.IMAGES, "--images")
 
 
 def evaluate_restored(run: Path, n: int, seed: int, solver: str | None, steps: int | None) -> dict[str, Any]:
@@ -59,25 +55,21 @@ def evaluate_restored(run: Path, n: int, seed: int, solver: str | None, steps: i
 
     FID among them where the images have labels, of which the classifier is made.
     """
-    from fmkit.config import validate
-    from fmkit.data import DataSet
+    from fmkit.image_evaluation import labelled_images
     from fmkit.restoration import evaluate_restoration
-    from fmkit.specs import build
 
-    config = validate(runs.configuration(run))
-    flow = runs.load_flow(run)
-    split = build(DataSet, config.data, "data").load(config.seed)
+    config, flow, split = _trained(run)
     chosen = chosen_solver(flow, solver, steps)
     try:
-        try:
-            labelled = _labelled(config.data, config.seed)
-        except FmkitError:  # images without labels have no FID, and all the rest
-            labelled = None
-        figures = evaluate_restoration(flow, split, labelled, samples=n, seed=seed, solver=chosen)
-    except ArgumentError as error:
-        raise ConfigError(str(error), "--restored") from error
-    figures |= {k: v for k, v in {"seed": seed, "solver": solver, "steps": steps}.items() if v is not None}
-    runs.write_json(run / runs.RESTORED, figures)
+        labelled = labelled_images(config.data, config.seed)
+    except FmkitError:  # images without labels have no FID, and all the rest
+        labelled = None
+
+    def measured() -> dict[str, Any]:
+        return evaluate_restoration(flow, split, labelled, samples=n, seed=seed, solver=chosen)
+
+    asked = {"seed": seed, "solver": solver, "steps": steps}
+    figures = _kept(measured, asked, run / runs.RESTORED, "--restored")
     try:
         draw_restored(flow, split, run, seed, chosen)
     except ArgumentError as error:
@@ -94,31 +86,25 @@ def draw_restored(flow: Flow, split: Split, folder: Path, seed: int, solver: Sol
     plots.restored(found.given, found.images, found.targets, folder / "restored.png")
 
 
-def _labelled(data: Any, seed: int) -> Any:
-    """The run's images as images, with labels, whatever its own form is."""
-    import inspect
-
-    from fmkit import registry
+def _trained(run: Path) -> tuple[Any, Any, Any]:
+    """The run's configuration, flow and data."""
+    from fmkit.config import validate
     from fmkit.data import DataSet
     from fmkit.specs import build
 
-    spec = {"name": data} if isinstance(data, str) else dict(data)
-    while isinstance(spec.get("data"), str | Mapping):  # images inside, as of super-resolution
-        spec = {"name": spec["data"]} if isinstance(spec["data"], str) else dict(spec["data"])
-    name = spec["name"]
-    known = inspect.signature(registry.load("fmkit.datasets", name)).parameters
-    if "labels" in known:
-        spec["labels"] = True
-    if "flat" in known:
-        spec["flat"] = False
-    split = build(DataSet, spec, "data").load(seed)
-    if split.classes is None or split.levels is None:
-        raise ConfigError(
-            f"the classifier needs labelled images of whole grey levels, and {name!r} has none: digits, mnist-5k, "
-            "fashion-mnist, or images with classes",
-            "--images",
-        )
-    return split
+    config = validate(runs.configuration(run))
+    return config, runs.load_flow(run), build(DataSet, config.data, "data").load(config.seed)
+
+
+def _kept(measured: Callable[[], dict[str, Any]], asked: Mapping[str, Any], path: Path, option: str) -> dict[str, Any]:
+    """Figures and what was asked for, written into the run folder; an argument that cannot be is the option's."""
+    try:
+        figures = measured()
+    except ArgumentError as error:
+        raise ConfigError(str(error), option) from error
+    figures |= {k: v for k, v in asked.items() if v is not None}
+    runs.write_json(path, figures)
+    return figures
 
 
 def show_images(figures: Mapping[str, Any]) -> None:
@@ -137,7 +123,8 @@ def show_images(figures: Mapping[str, Any]) -> None:
         table.add_row("recognised as their label", f"{figures['recognised']:.1%}", f"{figures['accuracy']:.1%}")
     table.add_row("evaluations a sample (NFE)", f"{figures['nfe']:.0f}", "")
     Console().print(table)
-    print("in the features of a classifier of the same data: compare within it, and beside the held-out images")
+    of = figures.get("features", "a classifier of the same data")
+    print(f"in the features of {of}: compare within it, and beside the held-out images")
 
 
 def show_restored(figures: Mapping[str, Any]) -> None:

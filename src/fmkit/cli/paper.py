@@ -41,9 +41,12 @@ def run_cells(
         if not out.is_dir():
             raise ConfigError(f"there is no folder {out}", "--out")
         return load_results(out)
-    from fmkit.benches.paper_protocol import labelled_images
+    from fmkit.config import parsed
+    from fmkit.image_evaluation import feature_extractor, labelled_images
 
-    labelled_images(protocol.data)  # before the folder is made
+    split = labelled_images(protocol.data)  # before the folder is made
+    if protocol.features is not None:
+        feature_extractor(parsed(protocol.features, "--features"), split, "--features")
     bench = Bench(out, protocol)
     for i, (seed, method) in enumerate(cells, 1):
         if not quiet:

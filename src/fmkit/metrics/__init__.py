@@ -4,6 +4,7 @@ from fmkit.metrics.base import Metric
 from fmkit.metrics.cache import cache_folder
 from fmkit.metrics.couplings import CouplingDiagnostics, coupling_diagnostics
 from fmkit.metrics.energy import PathEnergy, normalized_path_energy, path_energy
+from fmkit.metrics.extractors import FeatureExtractor
 from fmkit.metrics.features import Classifier, ClassifierSettings, classifier
 from fmkit.metrics.frechet import Frechet, frechet_distance
 from fmkit.metrics.image_sets import (
@@ -12,6 +13,7 @@ from fmkit.metrics.image_sets import (
     kernel_inception_distance,
     precision_recall,
 )
+from fmkit.metrics.inception import Inception
 from fmkit.metrics.kernels import MMD, EnergyDistance
 from fmkit.metrics.likelihood import NegativeLogLikelihood, bits_per_dim, bits_per_dim_with_error, nll
 from fmkit.metrics.moments import Moments, moments_distance
@@ -25,8 +27,10 @@ __all__ = [
     "ClassifierSettings",
     "CouplingDiagnostics",
     "EnergyDistance",
+    "FeatureExtractor",
     "Frechet",
     "ImageSet",
+    "Inception",
     "Metric",
     "Moments",
     "NegativeLogLikelihood",

@@ -103,29 +103,30 @@ class Classifier(nn.Module):
         Raises:
             ArgumentError: for images of another shape, without values, or in other units.
         """
-        return self._in_batches(self._pooled, images)
+        return self.with_logits(images)[0]
 
     def logits(self, images: Tensor) -> Tensor:
         """`(B, classes)` unnormalised log-probabilities; errors as of `features`."""
-        return self._in_batches(self._answer, images)
+        return self.with_logits(images)[1]
 
     def predict(self, images: Tensor) -> Tensor:
         """`(B,)` labels; errors as of `features`."""
         return self.logits(images).argmax(1)
 
-    def _answer(self, x: Tensor) -> Tensor:
-        return self.head(self._pooled(x))
-
-    def _pooled(self, x: Tensor) -> Tensor:
-        return self.trunk((x - self.moments[0]) / self.moments[1]).mean((2, 3))
+    def _answer(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        pooled = self.trunk((x - self.moments[0]) / self.moments[1]).mean((2, 3))
+        return pooled, self.head(pooled)
 
     @torch.no_grad()
-    def _in_batches(self, ask: Any, images: Tensor) -> Tensor:
+    def with_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """`features` and `logits` of one evaluation; errors as of `features`."""
         levels = grey_levels(images, self.shape, self.levels)
         device, training = self.moments.device, self.training
         self.eval()  # a batch must not depend on its neighbours
         try:
-            return torch.cat([ask(batch.to(device, torch.float32)) for batch in levels.split(BATCH)])
+            pieces = [self._answer(batch.to(device, torch.float32)) for batch in levels.split(BATCH)]
+            features, logits = (torch.cat(part) for part in zip(*pieces, strict=True))
+            return features, logits
         finally:
             self.train(training)
 
@@ -223,7 +224,7 @@ def _train(network: Classifier, x: Tensor, y: Tensor, settings: ClassifierSettin
         rows = torch.randint(len(x), (settings.batch_size,), generator=generator)
         shift = [int(torch.randint(-n, n + 1, (), generator=generator)) for n in reach]
         batch = x[rows].to(device, torch.float32).roll(shift, (2, 3))
-        loss = F.cross_entropy(network._answer(batch), y[rows].to(device), label_smoothing=0.05)
+        loss = F.cross_entropy(network._answer(batch)[1], y[rows].to(device), label_smoothing=0.05)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -59,7 +59,7 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
     if mean1.shape != mean2.shape:
         raise ArgumentError(f"the means have shapes {tuple(mean1.shape)} and {tuple(mean2.shape)}; need equal ones")
     m1, s1, m2, s2 = (v.double() for v in (mean1, cov1, mean2, cov2))
-    shared = torch.linalg.svdvals(_root(s1) @ _root(s2)).sum()
+    shared = torch.linalg.svdvals(_root("1", s1) @ _root("2", s2)).sum()
     squared = (m1 - m2).square().sum() + s1.trace() + s2.trace() - 2 * shared
     return max(squared.item(), 0.0)
 
@@ -84,8 +84,6 @@ def _check_moments(which: str, mean: Tensor, covariance: Tensor) -> None:
     largest = covariance.abs().max().item()
     if not torch.allclose(covariance, covariance.T, rtol=1e-4, atol=1e-6 * largest):
         raise ArgumentError(f"cov{which} is not symmetric, expected a covariance")
-    if torch.linalg.eigvalsh(covariance.double())[0] < -1e-4 * largest:
-        raise ArgumentError(f"cov{which} has a negative eigenvalue, expected a covariance")
 
 
 def _covariance(x: Tensor) -> Tensor:
@@ -93,6 +91,8 @@ def _covariance(x: Tensor) -> Tensor:
     return centred.T @ centred / (len(x) - 1)
 
 
-def _root(covariance: Tensor) -> Tensor:
+def _root(which: str, covariance: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(covariance)
+    if values[0] < -1e-4 * covariance.abs().max():
+        raise ArgumentError(f"cov{which} has a negative eigenvalue, expected a covariance")
     return vectors * values.clamp_min(0).sqrt() @ vectors.T

@@ -28,8 +28,8 @@ class ImageSet:
     """What is remembered of a set of images: the moments of all features, the first of them, and their class mixture.
 
     Args:
-        features: `(B, C, H, W) -> (B, F)`; called without gradients. With a method `logits`, `(B, C, H, W) -> (B, K)`,
-            the inception score is known as well.
+        features: `(B, C, H, W) -> (B, F)`; called without gradients. With a method `with_logits`, which answers with
+            features `(B, F)` and logits `(B, K)` at once, the inception score is known as well.
         kept: how many rows of features are kept for KID, precision and recall.
 
     Raises:
@@ -67,9 +67,9 @@ class ImageSet:
         """
         self._look_at(images)
         with torch.no_grad():
-            rows = self.features(images)
-            logits = getattr(self.features, "logits", None)
-            classes = None if logits is None else torch.log_softmax(logits(images).cpu().double(), 1)
+            both = getattr(self.features, "with_logits", None)
+            rows, logits = (self.features(images), None) if both is None else both(images)
+            classes = None if logits is None else torch.log_softmax(logits.cpu().double(), 1)
         if not isinstance(rows, Tensor) or rows.ndim != 2 or len(rows) != len(images):
             raise ArgumentError(f"features returned {shown(rows)} for {len(images)} images, expected (B, F)")
         room = self.kept - sum(map(len, self._rows))
@@ -95,7 +95,7 @@ class ImageSet:
             ArgumentError: if the features know no classes, or nothing was added.
         """
         if not len(self._classes):
-            raise ArgumentError("the features have no method logits, so there is no inception score")
+            raise ArgumentError("the features have no method with_logits, so there is no inception score")
         mean = self._classes / self.count
         entropy = torch.special.entr(mean).sum().item()
         return float(torch.tensor(self._entropies / self.count + entropy, dtype=torch.float64).exp())
