@@ -411,7 +411,7 @@ def test_the_floor_of_a_mixture_by_quadrature(seeded):
 
 def test_the_standard_error_is_that_of_the_estimate(seeded):
     oracle = of_kind("round", SchrodingerBridge())
-    runs = [oracle.loss_floor(VelocityMatching(), 100, seeded(i)) for i in range(300)]
+    runs = [oracle.loss_floor(VelocityMatching(), 100, seeded(i)) for i in range(100)]
     spread = torch.tensor([r.value for r in runs]).std().item()
     claimed = torch.tensor([r.standard_error for r in runs]).square().mean().sqrt().item()
     assert spread == pytest.approx(claimed, rel=0.2)
