@@ -90,7 +90,7 @@ def super_resolution() -> dict[str, Any]:
 
 def super_resolution_regression() -> dict[str, Any]:
     """The baseline of `super_resolution`: the same network, trained to answer with the mean image."""
-    return _regression(super_resolution())
+    return _regression(super_resolution(), steps=1500)
 
 
 def inpainting() -> dict[str, Any]:
@@ -116,13 +116,17 @@ def inpainting() -> dict[str, Any]:
 
 def inpainting_regression() -> dict[str, Any]:
     """The baseline of `inpainting`: the same network, trained to answer with the mean image."""
-    return {**_regression(inpainting()), "source": {"name": "conditioned", "std": 0.0}}
+    return {**_regression(inpainting(), steps=500), "source": {"name": "conditioned", "std": 0.0}}
 
 
-def _regression(made: dict[str, Any]) -> dict[str, Any]:
-    """Data prediction at t = 0, where x0 says no more than the condition: one Euler step goes to what is predicted."""
+def _regression(made: dict[str, Any], steps: int) -> dict[str, Any]:
+    """Data prediction at t = 0, where x0 says no more than the condition: one Euler step goes to what is predicted.
+
+    It needs fewer steps than the flow, and with as many it learns the images by heart: the held-out loss rises again.
+    """
     at_zero = {"name": "logit-normal", "mean": -40.0, "std": 1e-3}  # t = 4e-18
-    return {**made, "time": at_zero, "objective": "data", "solver": {"name": "euler", "steps": 1}}
+    trainer = {**made["trainer"], "steps": steps}
+    return {**made, "time": at_zero, "objective": "data", "solver": {"name": "euler", "steps": 1}, "trainer": trainer}
 
 
 def standard(data: str) -> dict[str, Any]:
