@@ -7,7 +7,7 @@ import torch
 
 import fmkit
 from fmkit.data import Data, Split
-from fmkit.evaluation import COUPLED_BATCHES, likelihood, pairing, ways
+from fmkit.evaluation import COUPLED_BATCHES, likelihood, pairing, quality, ways
 from fmkit.randomness import stream
 from fmkit.transforms import Affine
 
@@ -159,3 +159,31 @@ def test_of_large_images_some_are_scored_by_a_probe_each(monkeypatch):
     assert some["nll"] == pytest.approx(exact.mean().item(), abs=5 * exact.std().item() / 8)
     small = likelihood(fmkit.Flow(fmkit.sources.Gaussian(), Shrinking(), event_shape=4), split_of(x[:, 0, 0, :4]), 0)
     assert small["held_out"] == 100
+
+
+def test_what_samples_are_compared_with_is_not_augmented():
+    """Arrows to the right, trained on with their mirror images: of samples that are the held-out ones nothing is left,
+    and of mirrored ones much is."""
+
+    def torn(x, generator):
+        raise AssertionError("it was augmented")
+
+    x = torch.zeros(60, 1, 4, 4)
+    x[:, :, :, 3] = torch.arange(60.0).remainder(7)[:, None, None] + 200
+    split = Split(Data(x, augment=torn), x, levels=256)
+    own = quality(x + torch.rand(x.shape, generator=stream(0, "u")), split, seed=0)
+    assert own["sliced_wasserstein"] < 1
+    assert own["sliced_wasserstein_floor"] < 1
+    assert quality(x.flip(3), split, seed=0)["sliced_wasserstein"] > 50
+    points = Split(Data(x.flatten(1) + 0.25, augment=torn), x.flatten(1) + 0.25)
+    assert quality(x.flatten(1) + 0.25, points, seed=0)["frechet"] == pytest.approx(0, abs=1e-6)  # as they are
+
+
+def test_one_image_has_bits_and_no_standard_error():
+    x = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+    flow = oracle_flow([1.0, 1.0], 0.7)
+    alone, some = (likelihood(flow, Split(Data(x), x[:n], levels=2), seed=0) for n in (1, 3))
+    assert alone["bits_per_dim_standard_error"] is None
+    assert (alone["held_out"], some["held_out"]) == (1, 3)
+    assert math.isfinite(alone["bits_per_dim"])
+    assert 0 < some["bits_per_dim_standard_error"] < 1

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fmkit.arguments import check_count, checked
-from fmkit.data import Data, Split
+from fmkit.data import Data, Split, dequantize
 from fmkit.divergence import Divergence, HutchinsonDivergence
 from fmkit.errors import ArgumentError, CombinationError
 from fmkit.fields import network_of
@@ -29,6 +29,7 @@ from fmkit.metrics import (
     normalized_path_energy,
     path_energy,
 )
+from fmkit.metrics.likelihood import standard_error
 from fmkit.randomness import stream
 from fmkit.shapes import check_data
 from fmkit.training import Trainer
@@ -87,7 +88,7 @@ def evaluate(
 def likelihood(
     flow: Flow, split: Split, seed: int, dequantizations: int = 1, divergence: Divergence | None = None
 ) -> dict[str, Any]:
-    """`bits_per_dim` or `nll` of the held-out data, with the standard error of the mean over it.
+    """`bits_per_dim` or `nll` of the held-out data, with the standard error of the mean over it (None of one image).
 
     Of images (C, H, W), and of other samples of more than 256 numbers, some are scored, by one probe each unless
     `divergence` is given: the exact one costs as many evaluations as an image has pixels.
@@ -118,7 +119,7 @@ def likelihood(
         return {name: None, "likelihood_refused": str(error)}
     return {
         "bits_per_dim": bits.mean().item(),
-        "bits_per_dim_standard_error": (bits.std() / len(bits) ** 0.5).item(),
+        "bits_per_dim_standard_error": standard_error(bits),
         "dequantizations": dequantizations,
         "held_out": len(bits),
     }
@@ -227,8 +228,8 @@ def conditions(split: Split, n: int, seed: int) -> Tensor | None:
 
 
 def _continuous(x: Tensor, split: Split, seed: int) -> Tensor:
-    """Held-out data as the flow sees it: integer images are dequantized."""
-    return split.train.augmented(x, stream(seed, "evaluate-augment")).double()
+    """Data as the flow draws it: integer images are dequantized, and nothing else is done to what is compared with."""
+    return (x if split.levels is None else dequantize(x.double(), stream(seed, "evaluate-augment"))).double()
 
 
 def _training_samples(split: Split, n: int, seed: int) -> Tensor | None:

@@ -117,8 +117,9 @@ def few_steps(flow: Flow, judge: Judge, protocol: Protocol, seed: int) -> list[d
 
 
 def likelihood(flow: Flow, split: Split, protocol: Protocol, seed: int) -> dict[str, Any]:
-    """Bits per dimension of held-out images, the standard error of their mean, and how they were had."""
+    """Bits per dimension of held-out images, the standard error of their mean (None of one image), and of how many."""
     from fmkit.metrics import bits_per_dim
+    from fmkit.metrics.likelihood import standard_error
 
     images = split.test[: protocol.nll_images]
     assert split.levels is not None  # `labelled_images` looked
@@ -132,8 +133,7 @@ def likelihood(flow: Flow, split: Split, protocol: Protocol, seed: int) -> dict[
         batch_size=BATCH,
         generator=stream(seed, "paper-nll"),
     )
-    error = (bits.std() / len(bits) ** 0.5).item()
-    return {"bits": bits.mean().item(), "bits_error": error, "bits_images": len(images)}
+    return {"bits": bits.mean().item(), "bits_error": standard_error(bits), "bits_images": len(images)}
 
 
 def strips(flow: Flow, seed: int) -> dict[str, Tensor]:

@@ -51,7 +51,7 @@ def lines(results: Sequence[Result]) -> list[tuple[str, ...]]:
             found.append((method.label, NONE, *[""] * (len(HEAD) - 2)))
             continue
         bits = _over([r["bits"] for r in mine], 3)
-        if len(mine) == 1:
+        if len(mine) == 1 and mine[0]["bits_error"] is not None:
             bits += f" ± {mine[0]['bits_error']:.3f}"
         figures = (bits, _over([r["fid"] for r in mine], 2), _over([r["nfe"] for r in mine], 0))
         spent = (_over([r["steps"] for r in mine], 0), _over([r["training_seconds"] for r in mine], 0))

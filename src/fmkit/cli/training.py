@@ -154,7 +154,8 @@ def _show_ways(table: Table, figures: dict[str, Any]) -> None:
 
 
 def _with_error(figures: dict[str, Any], key: str, digits: int = 3) -> str:
-    return f"{figures[key]:.{digits}f} ± {figures[f'{key}_standard_error']:.{digits}f}"
+    error = figures[f"{key}_standard_error"]
+    return f"{figures[key]:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
 
 
 def _validation(job: Job) -> Any:

@@ -158,6 +158,11 @@ def nll(
     return NegativeLogLikelihood(-log_prob.mean().item(), log_prob.std().item() / math.sqrt(len(x)))
 
 
+def standard_error(values: Tensor) -> float | None:
+    """Of the mean of `(B,)` independent values; None of a single one, whose spread is unknown."""
+    return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else None
+
+
 def _apart(generator: torch.Generator) -> torch.Generator:
     """Another generator, that follows from the state of the first and leaves it as it is."""
     seed = torch.randint(2**31, (), generator=generator.clone_state(), device=generator.device)
