@@ -7,7 +7,7 @@ import torch
 
 import fmkit
 from fmkit.data import Data, Split
-from fmkit.evaluation import COUPLED_BATCHES, likelihood, pairing, quality, ways
+from fmkit.evaluation import COUPLED_BATCHES, is_costly, likelihood, pairing, quality, ways
 from fmkit.randomness import stream
 from fmkit.transforms import Affine
 
@@ -187,3 +187,16 @@ def test_one_image_has_bits_and_no_standard_error():
     assert (alone["held_out"], some["held_out"]) == (1, 3)
     assert math.isfinite(alone["bits_per_dim"])
     assert 0 < some["bits_per_dim_standard_error"] < 1
+
+
+def test_of_what_is_costly_only_so_many_are_scored():
+    """The first of those that all would be, so that a short report is part of the long one."""
+    x = torch.randint(0, 4, (100, 1, 2, 2), generator=stream(0, "levels")).float()
+    field = fmkit.MixtureOracle(fmkit.paths.CondOT(), means=torch.full((1, 1, 2, 2), 1.5), std=1.5)
+    flow = fmkit.Flow(fmkit.sources.Gaussian(), field, event_shape=(1, 2, 2))
+    split = Split(Data(x), x, levels=4)
+    assert is_costly(split)
+    assert [likelihood(flow, split, 0, scored=n)["held_out"] for n in (7, 100, 200, None)] == [7, 100, 100, 100]
+    flat = Split(Data(x.flatten(1)), x.flatten(1), levels=4)
+    assert not is_costly(flat)
+    assert is_costly(split_of(torch.zeros(3, 257)))

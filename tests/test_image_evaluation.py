@@ -104,6 +104,13 @@ def folder(tmp_path_factory):
     return made
 
 
+def test_the_report_of_a_training_is_short_and_says_so(folder, capsys):
+    figures = json.loads((folder / runs.METRICS).read_text())
+    assert (figures["samples"], figures["held_out"]) == (200, 64)
+    assert run("train", folder, "trainer.steps=3") == 0
+    assert f"scoring 64 held-out samples; of all: fmkit evaluate {folder}" in capsys.readouterr().err
+
+
 def test_the_command(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FMKIT_CACHE", str(tmp_path))
     monkeypatch.setattr(

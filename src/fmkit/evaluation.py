@@ -48,6 +48,7 @@ def evaluate(
     samples: int = QUALITY_SAMPLES,
     dequantizations: int = 1,
     divergence: Divergence | None = None,
+    scored: int | None = None,
 ) -> dict[str, Any]:
     """The figures of a flow on the held-out part of its data.
 
@@ -58,6 +59,7 @@ def evaluate(
         samples: how many to draw for the sample-quality figures.
         dequantizations: K of the bits per dimension.
         divergence: for the likelihood, instead of the flow's own, or of one probe where that takes too long.
+        scored: at most so many held-out samples have their likelihood taken; see `likelihood`.
 
     Returns:
         `bits_per_dim` with its standard error for integer images, `nll` in nats otherwise (None, with the reason,
@@ -72,7 +74,7 @@ def evaluate(
     check_count("samples", samples, least=2)
     check_count("dequantizations", dequantizations)
     began = time.monotonic()
-    figures: dict[str, Any] = likelihood(flow, split, seed, dequantizations, divergence)
+    figures: dict[str, Any] = likelihood(flow, split, seed, dequantizations, divergence, scored)
     figures["likelihood_seconds"] = round(time.monotonic() - began, 2)
     began = time.monotonic()
     cond = conditions(split, samples, seed)
@@ -86,19 +88,26 @@ def evaluate(
 
 @checked
 def likelihood(
-    flow: Flow, split: Split, seed: int, dequantizations: int = 1, divergence: Divergence | None = None
+    flow: Flow,
+    split: Split,
+    seed: int,
+    dequantizations: int = 1,
+    divergence: Divergence | None = None,
+    scored: int | None = None,
 ) -> dict[str, Any]:
     """`bits_per_dim` or `nll` of the held-out data, with the standard error of the mean over it (None of one image).
 
     Of images (C, H, W), and of other samples of more than 256 numbers, some are scored, by one probe each unless
-    `divergence` is given: the exact one costs as many evaluations as an image has pixels.
+    `divergence` is given: the exact one costs as many evaluations as an image has pixels. `scored` is how many of them
+    at most.
     """
     check_count("seed", seed, least=0)
     name = "nll" if split.levels is None else "bits_per_dim"
     x, cond = split.test, split.test_cond
-    if (size := math.prod(split.event_shape)) > EXACT or len(split.event_shape) == 3:
+    if is_costly(split):
         divergence = divergence or HutchinsonDivergence()
-        rows = torch.randperm(len(x), generator=stream(seed, "evaluate-rows"))[: max(64, SCORED // size)]
+        most = max(64, SCORED // math.prod(split.event_shape)) if scored is None else check_count("scored", scored)
+        rows = torch.randperm(len(x), generator=stream(seed, "evaluate-rows"))[:most]
         x, cond = x[rows], None if cond is None else cond[rows]
     try:
         if split.levels is None:
@@ -123,6 +132,11 @@ def likelihood(
         "dequantizations": dequantizations,
         "held_out": len(bits),
     }
+
+
+def is_costly(split: Split) -> bool:
+    """Whether figures of the data take minutes: images, for whose networks a sample is much work, and long vectors."""
+    return math.prod(split.event_shape) > EXACT or len(split.event_shape) == 3
 
 
 @checked
@@ -197,7 +211,7 @@ def pairing(trainer: Trainer, data: Data, seed: int) -> dict[str, Any]:
 
 
 @checked
-def above_floor(flow: Flow, trainer: Trainer, data: Data) -> dict[str, Any]:
+def above_floor(flow: Flow, trainer: Trainer, data: Data, draws: int | None = None) -> dict[str, Any]:
     """The least possible loss on the training data, and how far above it the flow's network is.
 
     `loss_floor` and `loss_excess` with their standard errors, and `loss_floor_of` what; None, with the reason, where
@@ -207,7 +221,7 @@ def above_floor(flow: Flow, trainer: Trainer, data: Data) -> dict[str, Any]:
         floor = trainer.loss_floor(data)
     except CombinationError as error:
         return {"loss_floor": None, "loss_floor_refused": str(error)}
-    excess = floor.excess(network_of(flow.field))
+    excess = floor.excess(network_of(flow.field), **({} if draws is None else {"draws": draws}))
     return {
         "loss_floor": floor.value,
         "loss_floor_standard_error": floor.standard_error,

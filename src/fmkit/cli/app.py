@@ -144,7 +144,7 @@ def evaluate(
             raise ConfigError("it is an option of --images; say of how many", f"--{name}")
     from fmkit.cli.training import evaluate_run, show
 
-    figures = evaluate_run(run, seed, k, divergence)
+    figures = evaluate_run(run, seed, k, divergence, quiet=as_json)
     _answer(figures) if as_json else show(figures)
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from fmkit.divergence import Divergence
 
+# What the report at the end of a training of images takes at most, some hundred steps' worth of work.
+BRIEF = {"samples": 200, "scored": 64, "draws": 1024}
 SUFFIXES = {".yaml", ".yml", ".json"}
 
 
@@ -57,20 +59,30 @@ def _train(job: Job, name: str, out: Path | None, resume: bool, quiet: bool) -> 
         print(f"training {name} in {folder}", file=sys.stderr)
     flow = job.trainer.fit(job.split.train, validation=_validation(job), folder=folder, resume=resume, engine=engine)
     flow.save(folder / runs.FLOW)
-    figures = report(flow, job, folder)
+    from fmkit.evaluation import is_costly
+
+    brief = is_costly(job.split)
+    if brief and not quiet:
+        print(f"scoring {BRIEF['scored']} held-out samples; of all: fmkit evaluate {folder}", file=sys.stderr)
+    figures = report(flow, job, folder, brief=brief)
     if not quiet:
         show(figures)
         print(f"\nthe run is in {folder}", file=sys.stderr)
     return figures
 
 
-def evaluate_run(folder: Path, seed: int, dequantizations: int, divergence: str | None) -> dict[str, Any]:
+def evaluate_run(
+    folder: Path, seed: int, dequantizations: int, divergence: str | None, quiet: bool = True
+) -> dict[str, Any]:
     """Score an earlier run again, and draw its pictures anew."""
     from fmkit.divergence import Divergence
+    from fmkit.evaluation import is_costly
     from fmkit.specs import build
 
     job = assemble(runs.configuration(folder), progress=False)
     chosen = None if divergence is None else build(Divergence, parsed(divergence, "--divergence"), "--divergence")
+    if is_costly(job.split) and not quiet:
+        print("likelihoods, samples and their ways: this may take minutes", file=sys.stderr)
     return report(runs.load_flow(folder), job, folder, seed, dequantizations, chosen)
 
 
@@ -81,22 +93,24 @@ def report(
     seed: int | None = None,
     dequantizations: int = 1,
     divergence: Divergence | None = None,
+    brief: bool = False,
 ) -> dict[str, Any]:
-    """The figures and the pictures of a trained flow, in its run folder."""
+    """The figures and the pictures of a trained flow, in its run folder; `brief` ones are of fewer samples."""
     from torch import Tensor
 
     from fmkit.baselines import bits_per_dim
     from fmkit.evaluation import EXACT, above_floor, evaluate, pairing
 
     seed = job.config.seed if seed is None else seed
-    figures = evaluate(flow, job.split, seed, dequantizations=dequantizations, divergence=divergence)
+    less = {"samples": BRIEF["samples"], "scored": BRIEF["scored"]} if brief else {}
+    figures = evaluate(flow, job.split, seed, dequantizations=dequantizations, divergence=divergence, **less)
     # Mixtures of larger images take hours, and say little; they need their data in memory.
     small = math.prod(job.split.event_shape) <= EXACT and isinstance(job.split.train.x, Tensor)
     if small and job.split.levels is not None and figures["bits_per_dim"] is not None:
         figures["baselines_bits_per_dim"] = bits_per_dim(job.split, job.config.seed)
     job.trainer.recall(folder)
     figures |= pairing(job.trainer, job.split.train, seed)
-    figures |= above_floor(flow, job.trainer, job.split.train)
+    figures |= above_floor(flow, job.trainer, job.split.train, BRIEF["draws"] if brief else None)
     figures["losses"] = _losses(folder / runs.LINES)
     runs.write_json(folder / runs.METRICS, figures)
     try:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fmkit.arguments import check_count
 from fmkit.couplings import Coupling
 from fmkit.data.base import Data, Stratum, as_tensor
 from fmkit.errors import ArgumentError, CombinationError
@@ -50,13 +51,17 @@ class LossFloor:
     _strata: Sequence[Stratum] = field(repr=False)
     _question: tuple[Any, ...] = field(repr=False)
 
-    def excess(self, network: torch.nn.Module) -> Estimate:
-        """How far the expected loss of a network is above the floor, estimated without subtracting the two."""
+    def excess(self, network: torch.nn.Module, draws: int = DRAWS) -> Estimate:
+        """How far the expected loss of a network is above the floor, estimated without subtracting the two.
+
+        Of each stratum (the whole, or a label) at most so many draws are taken, evaluations of the network all.
+        """
+        check_count("draws", draws, least=2 * 8)
 
         def above(s: Stratum, path: AffinePath, source: Gaussian, objective: Objective, n: int, g: Any) -> Estimate:
             return loss_excess(network, s.law, path, source, objective, n, g, s.cond)
 
-        return _over(self._strata, above, *self._question)
+        return _over(self._strata, above, self._question, draws)
 
     def __str__(self) -> str:
         if self.points is None:
@@ -102,7 +107,7 @@ def floor_of(
     for stratum in strata:
         stratum.law.to(_device(path))
     question = affine, gaussian, objective, seed
-    value = _over(strata, lambda s, *about: loss_floor(s.law, *about), *question)
+    value = _over(strata, lambda s, *about: loss_floor(s.law, *about), question)
     return LossFloor(*value, points, of, strata, question)
 
 
@@ -120,11 +125,12 @@ def _device(part: torch.nn.Module) -> torch.device:
     return next((tensor.device for tensor in [*part.parameters(), *part.buffers()]), torch.device("cpu"))
 
 
-def _over(strata: Sequence[Stratum], estimate: Any, path: Any, source: Any, objective: Any, seed: int) -> Estimate:
+def _over(strata: Sequence[Stratum], estimate: Any, question: Any, most: int = DRAWS) -> Estimate:
     """The mean over the strata, by their shares, each with as many draws as there is time for."""
     value = variance = 0.0
+    path, source, objective, seed = question
     for i, stratum in enumerate(strata):
-        n = min(DRAWS, max(FEWEST_DRAWS, int(WORK / stratum.law.size))) // min(len(strata), 8)
+        n = min(most, max(FEWEST_DRAWS, int(WORK / stratum.law.size))) // min(len(strata), 8)
         generator = stream(seed, "loss-floor", i)
         one = estimate(stratum, path, source, objective, n, generator)
         value, variance = value + stratum.share * one.value, variance + (stratum.share * one.standard_error) ** 2
