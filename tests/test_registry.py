@@ -144,7 +144,7 @@ def test_every_part_of_fmkit_comes_through_entry_points_and_loads():
 REGISTERED = {
     "paths": "condot vp ve cosine polynomial linear-vp icfm schrodinger-bridge",
     "objectives": "velocity data noise score scoreflow",
-    "solvers": "euler midpoint heun rk3 rk4 ab2 ab3 ab4 dopri5 dopri8 bosh3 adaptive-heun "
+    "solvers": "euler midpoint heun rk3 rk4 ab2 ab3 ab4 abm3 abm4 dopri5 dopri8 bosh3 adaptive-heun "
     "torchdiffeq-euler torchdiffeq-midpoint torchdiffeq-rk4 scipy-dop853 scipy-radau scipy-lsoda "
     "euler-maruyama heun-sde",
     "couplings": "independent ot",

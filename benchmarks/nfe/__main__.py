@@ -16,7 +16,7 @@ from benchmarks.nfe import measure, page, plot, problems, results
 
 COMMAND = "python -m benchmarks.nfe"
 SAMPLES, LEARNED_STEPS = 256, 2000
-LEARNED = ("euler", "midpoint", "heun", "rk3", "rk4", "ab2", "ab3", "ab4", "dopri5")
+LEARNED = ("euler", "midpoint", "heun", "rk3", "rk4", "ab2", "ab3", "ab4", "abm3", "abm4", "dopri5")
 QUICK_SOLVERS = ("euler", "midpoint", "ab3", "dopri5")
 QUICK = measure.Ladder(shifts=(1.0, 0.5), budgets=(5, 10, 20, 50), uniform=(100,), tolerances=(1e-2, 1e-3, 1e-5))
 QUICK_LEARNED = measure.Ladder(shifts=(1.0,), budgets=(5, 10, 20, 50), uniform=(), tolerances=(1e-5,))

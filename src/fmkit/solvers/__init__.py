@@ -14,7 +14,7 @@ from fmkit.solvers.base import (
 )
 from fmkit.solvers.fixed_step import FixedStep
 from fmkit.solvers.grids import HalvedGrid, ListedGrid, ShiftedGrid, TimeGrid, UniformGrid
-from fmkit.solvers.multistep import AB2, AB3, AB4, AdamsBashforth
+from fmkit.solvers.multistep import AB2, AB3, AB4, ABM3, ABM4, AdamsBashforth, AdamsBashforthMoulton
 from fmkit.solvers.refinement import refined
 from fmkit.solvers.runge_kutta import RK3, RK4, Euler, Heun, Midpoint, RungeKutta, Tableau, runge_kutta_step
 from fmkit.solvers.scipy import DOP853, LSODA, Radau, Scipy
@@ -41,11 +41,14 @@ __all__ = [
     "AB2",
     "AB3",
     "AB4",
+    "ABM3",
+    "ABM4",
     "DOP853",
     "LSODA",
     "RK3",
     "RK4",
     "AdamsBashforth",
+    "AdamsBashforthMoulton",
     "Adaptive",
     "AdaptiveHeun",
     "Bosh3",
