@@ -18,8 +18,8 @@ SHOWN = {
     "euler": ("#d55e00", "v"),
     "midpoint": ("#cc79a7", "D"),
     "rk4": ("#009e73", "s"),
-    "ab3": ("#0f85d1", "o"),
-    "ab4": ("#7b61d9", "^"),
+    "abm3": ("#0f85d1", "o"),
+    "abm4": ("#7b61d9", "^"),
     "dopri5": ("#c98a00", "*"),
 }
 THEMES = {"light": ("#1f2430", "#c3c8d2"), "dark": ("#e2e4ec", "#4a5064")}  # ink, background curves
