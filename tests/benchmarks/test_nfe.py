@@ -215,7 +215,7 @@ def test_all_own_methods_are_on_every_grid(published):
         assert {r.shift for r in published if r.solver == solver} == set(measure.SHIFTS)
 
 
-@pytest.mark.parametrize("solver", ["ab3", "ab4"])
+@pytest.mark.parametrize("solver", ["ab3", "ab4", "abm4"])
 def test_shorter_steps_near_the_data_help_where_it_is_narrow_and_hurt_where_it_is_wide(solver, published):
     def gain(rows):  # at 50 evaluations
         there = results.scores(rows, 50)
