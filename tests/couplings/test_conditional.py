@@ -84,7 +84,7 @@ def test_vectors_keep_their_marginal_better_the_greater_the_weight(seeded):
     assert torch.equal(ConditionalOptimalTransport(0.0).pair(x0, x1, None, c)[0], OptimalTransport().pair(x0, x1)[0])
 
 
-@pytest.mark.parametrize("weight", [0.7, 2.0])
+@pytest.mark.parametrize("weight", [0.1, 0.7])
 def test_no_permutation_is_cheaper_under_the_cost_with_conditions(weight, seeded):
     x0, x1 = draws(seeded, 6)
     c = torch.randn(6, 2, generator=seeded(2), dtype=torch.float64)
