@@ -74,9 +74,6 @@ class AdamsBashforthMoulton(FixedStep):
 
     cut: ClassVar[bool] = False
 
-    def init(self, x: State, generator: Any) -> Any:
-        return None
-
     def step(self, f: Function, t: float, dt: float, x: State, memory: Any) -> tuple[State, Any]:
         if memory is None and self.cut:
             part = dt * min(0.5, 2 / self.steps)
