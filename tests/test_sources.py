@@ -221,6 +221,14 @@ def test_noise_around_a_condition_adds_up():
     assert not Scaled(Gaussian(), 2.0).of_condition
 
 
+def test_where_conditions_are_no_labels_a_draw_says_that_it_is_by_chance():
+    data = torch.arange(10.0).reshape(5, 2)
+    source = Empirical(data, conditioned=True)
+    assert {*source.sample((200, 2))[:, 0].tolist()} == {0.0, 2.0, 4.0, 6.0, 8.0}  # by no condition: nothing to say
+    with pytest.warns(UserWarning, match=r"drawn among all pairs: .* flow\.transport\(x0, 0, 1, cond\)"):
+        source.sample((3, 2), cond=torch.zeros(3, 4))
+
+
 def test_empirical_draws_by_label(seeded):
     data, labels = torch.arange(10.0).reshape(5, 2), torch.tensor([7, 3, 7, 7, 3])
     source, cond = Empirical(data, labels), torch.tensor([3, 7]).repeat(N // 2)

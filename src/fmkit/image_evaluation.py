@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fmkit import registry
-from fmkit.arguments import check_count, checked
+from fmkit.arguments import check_count, checked, shown
 from fmkit.data import DataSet, Split
 from fmkit.errors import ArgumentError
 from fmkit.evaluation import conditions
@@ -117,6 +117,8 @@ def labelled_images(data: str | Mapping[str, Any], seed: int = 0, *, labels: boo
         RegistryError: if none of that name is installed.
         ArgumentError: if it is no set of such images, or its files or package are missing.
     """
+    if not isinstance(data, str) and not (isinstance(data, Mapping) and isinstance(data.get("name"), str)):
+        raise ArgumentError(f"data is {shown(data)}, expected a name or {{name: ..., ...}}")
     spec = {"name": data} if isinstance(data, str) else dict(data)
     while isinstance(spec.get("data"), str | Mapping):
         spec = {"name": spec["data"]} if isinstance(spec["data"], str) else dict(spec["data"])

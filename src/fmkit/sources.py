@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import abc
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -136,6 +137,8 @@ class Empirical(Source):
     Args:
         data: `(N, *event)` samples; saved with the flow.
         labels: `(N,)` integers, one for each; where a sample is asked for by its label, it is drawn among those of it.
+        conditioned: each belongs to a condition that is no label. Asked for by one, a sample is drawn among all, and a
+            warning says so.
 
     Raises:
         ArgumentError: if the data is empty, not floating point, or not finite, or the labels are no label for each;
@@ -144,8 +147,9 @@ class Empirical(Source):
 
     data: Tensor
 
-    def __init__(self, data: Tensor, labels: Tensor | None = None) -> None:
+    def __init__(self, data: Tensor, labels: Tensor | None = None, conditioned: bool = False) -> None:
         super().__init__()
+        self.conditioned = conditioned
         data = torch.as_tensor(data)
         self.register_buffer("data", check_finite(check_data(data, "data"), "data").clone(), persistent=False)
         self.kinds: list[int] = []
@@ -161,6 +165,13 @@ class Empirical(Source):
         if shape[1:] != self.data.shape[1:]:
             raise ArgumentError(f"asked for events {shape[1:]}, the data has {tuple(self.data.shape[1:])}")
         device = self.data.device if generator is None else generator.device
+        if self.conditioned and cond is not None:
+            warnings.warn(
+                "x0 are drawn among all pairs: which of them belong to a condition that is no label is not known; "
+                "where that matters bring them, flow.transport(x0, 0, 1, cond)",
+                UserWarning,
+                stacklevel=2,
+            )
         if self.kinds and cond is not None:
             rows = self._of_labels(cond, torch.rand(shape[0], generator=generator, dtype=torch.float64, device=device))
         else:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shlex
 
 import pytest
 import torch
@@ -48,7 +49,7 @@ def test_errors_against_the_reference_are_those_of_the_solvers():
     noise = torch.randn(40, 1, 2, 2, generator=fmkit.training.stream(3, "paper-noise"))
     scale = noise[:30].double().square().mean().sqrt().item()
     rows = {(r["solver"], r["nfe"]): r for r in paper_measures.few_steps(flow, judge, protocol, 3)}
-    assert sorted(n for s, n in rows if s == "ab3") == [5, 10, 20, 50]
+    assert sorted(n for s, n in rows if s == "abm3") == [5, 10, 20, 50]
     assert sorted(n for s, n in rows if s == "rk4") == [4, 8, 20, 48]
     for n in (5, 10, 20, 50):
         grown = (1 + 1 / n) ** n
@@ -147,6 +148,9 @@ def test_other_protocols_are_refused(bench):
         protocol_of([results[0], {**results[1], "protocol": {**results[1]["protocol"], "budget": 2.0}}])
     with pytest.raises(ArgumentError, match="no results"):
         protocol_of([])
+    old = [{**row, "solver": "ab3"} if row["solver"] == "abm3" else row for row in results[1]["few_steps"]]
+    with pytest.raises(ArgumentError, match="several sets of solvers"):
+        protocol_of([results[0], {**results[1], "few_steps": old}])
 
 
 def test_results_of_another_device_are_not_mixed_in_and_old_ones_are_the_processors(bench, tmp_path):
@@ -182,6 +186,41 @@ def test_devices(monkeypatch):
         device_of("gpu")
     with pytest.raises(ArgumentError, match="device is 'auto'"):
         dataclasses.replace(TINY, device="auto")
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        Protocol("digits", 120.0),
+        Protocol("{name: fashion-mnist, size: 14}", 90.0, "small", batch=32, samples=70, features="{name: inception}"),
+        Protocol("mnist-5k", 0.5, nll_images=3, dequantizations=2, samples=20, noises=20),
+    ],
+)
+def test_the_command_that_a_page_names_is_that_of_its_protocol(protocol, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("fmkit.cli.paper.run_cells", lambda found, *_, **__: asked.append(found) or [])
+    words = shlex.split(protocol.command)
+    assert words[0] == "fmkit"
+    with pytest.raises(SystemExit, match="0"):
+        main([*words[1:], "--device", "cpu", "--json", "--out", str(tmp_path)])
+    assert asked == [protocol]
+
+
+def test_data_may_be_described(tmp_path):
+    made = paper.Bench(tmp_path, dataclasses.replace(TINY, data="{name: digits, labels: true}"))
+    assert made.split.event_shape == (1, 8, 8)
+    made.steps = lambda: pytest.fail("trained")
+    with pytest.raises(pytest.fail.Exception, match="trained"):
+        made.cell("fm-ot", 0)
+    assert Protocol("{name: fashion-mnist, size: 14}", 1.0).stem == "fashion-mnist-size-14"
+
+
+@pytest.mark.parametrize("data", ["5", "[digits]", "{size: 14}", "{name: 3}", "null"])
+def test_no_data(data, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["bench", "paper", "--data", data, "--out", str(tmp_path / "out")])
+    assert "expected a name or {name: ..., ...}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("2m", 120), ("1.5h", 5400), ("10", 10)])

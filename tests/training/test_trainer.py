@@ -342,6 +342,16 @@ def test_labels_follow_their_pairs(tmp_path):
         trainer(network, steps=2).fit(fmkit.data.Data(x0 + 1.0, labels, x0[:99]))
 
 
+def test_pairs_whose_conditions_are_no_labels_say_that_sampling_begins_by_chance(tmp_path):
+    x0 = torch.rand(100, 2)
+    flow = trainer(fmkit.fields.MLP(2, width=8, depth=1, cond_dim=2), steps=2).fit(fmkit.data.Data(x0 + 1.0, x0, x0))
+    flow.save(tmp_path / "flow")
+    for each in (flow, fmkit.Flow.load(tmp_path / "flow")):
+        with pytest.warns(UserWarning, match="drawn among all pairs"):
+            each.sample(3, cond=x0[:3])
+        assert each.transport(x0, 0, 1, x0).shape == x0.shape
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

@@ -107,7 +107,7 @@ class Bench:
         """
         check_method(method)
         check_count("seed", seed, least=0)
-        path = self.folder / f"{self.protocol.data}_{method}_{seed}.json"
+        path = self.folder / f"{self.protocol.stem}_{method}_{seed}.json"
         return self._read(path) or self._measure(path, method, seed)
 
     def results(self) -> list[dict[str, Any]]:
@@ -118,7 +118,7 @@ class Bench:
     def split(self) -> Split:
         """The images."""
         if self._split is None:
-            self._split = labelled_images(self.protocol.data)
+            self._split = labelled_images(parsed(self.protocol.data, "data"))
         return self._split
 
     @property
@@ -134,7 +134,7 @@ class Bench:
         """As many as fit into the budget, by a calibration that the folder keeps."""
         if self.protocol.steps is not None:
             return self.protocol.steps
-        path = self.folder / "calibration" / f"{self.protocol.data}.json"
+        path = self.folder / "calibration" / f"{self.protocol.stem}.json"
         if path.is_file():
             known = json.loads(path.read_text())
             if Protocol(**known["protocol"]) == self.protocol:

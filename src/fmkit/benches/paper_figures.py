@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from fmkit.benches.paper_protocol import BUDGETS, METHODS
+from fmkit.benches.paper_protocol import BUDGETS, METHODS, Protocol
 from fmkit.plots import figure
 from fmkit.saving import read_tensors, write_bytes
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 Result = dict[str, Any]
 
 COLOURS = dict(zip(METHODS, ("#8a8f9c", "#d1495b", "#e8963a", "#2e9e7a", "#2f6fde"), strict=True))
-MARKS = {"euler": "o", "midpoint": "s", "rk4": "^", "ab3": "D"}
-NAMES = {"euler": "Euler", "midpoint": "midpoint", "rk4": "RK4", "ab3": "AB3"}
+MARKS = {"euler": "o", "midpoint": "s", "rk4": "^", "abm3": "D"}
+NAMES = {"euler": "Euler", "midpoint": "midpoint", "rk4": "RK4", "abm3": "ABM3"}
 
 
 def draw(results: Sequence[Result], strips: Path, folder: Path) -> list[str]:
@@ -55,7 +55,7 @@ def draw(results: Sequence[Result], strips: Path, folder: Path) -> list[str]:
 
 def _tensors(results: Sequence[Result], name: str, strips: Path) -> dict[str, Tensor] | None:
     first = next(r for r in results if r["method"] == name)
-    path = strips / f"{first['protocol']['data']}_{name}_{first['seed']}.safetensors"
+    path = strips / f"{Protocol(**first['protocol']).stem}_{name}_{first['seed']}.safetensors"
     return read_tensors(path)[0] if path.is_file() else None
 
 

@@ -12,7 +12,7 @@ from fmkit.benches.paper_protocol import BUDGETS, REFERENCE_NFE, TOLERANCE, Prot
 from fmkit.divergence import HutchinsonDivergence
 from fmkit.randomness import stream
 from fmkit.shapes import batch_time
-from fmkit.solvers import AB3, RK4, Dopri5, Euler, Midpoint, Solver
+from fmkit.solvers import ABM3, RK4, Dopri5, Euler, Midpoint, Solver
 
 if TYPE_CHECKING:
     from fmkit.data import Split
@@ -24,7 +24,7 @@ FEW_STEPS: dict[str, Callable[[int], Solver]] = {
     "euler": lambda nfe: Euler(nfe),
     "midpoint": lambda nfe: Midpoint(max(1, nfe // 2)),
     "rk4": lambda nfe: RK4(max(1, nfe // 4)),
-    "ab3": lambda nfe: AB3(max(1, nfe - 1)),
+    "abm3": lambda nfe: ABM3(nfe),
 }
 BATCH, SHOWN, MOMENTS, WAY_STEPS = 250, 8, 7, 30
 

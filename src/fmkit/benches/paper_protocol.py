@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, fields
 
 from fmkit.arguments import check_count, check_number, shown
 from fmkit.errors import ArgumentError, did_you_mean
@@ -18,6 +19,8 @@ TOLERANCE = 1e-5
 BUDGETS = (5, 10, 20, 50)  # evaluations of the few-step solvers
 REFERENCE_NFE = 1000
 DURING = (0.125, 0.25, 0.5, 1.0)  # shares of the training at which it is looked at
+# Which the command has, beside the data, the budget and the features.
+OPTIONS = ("preset", "batch", "samples", "nll_images", "dequantizations", "device")
 DEVICES = ("cpu", "cuda")
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
@@ -45,7 +48,8 @@ class Protocol:
     """What a cell costs; results of different protocols are never mixed.
 
     Attributes:
-        data: a registered set of labelled images.
+        data: a registered set of labelled images, by its name or as a configuration describes it,
+            `{name: fashion-mnist, size: 14}`.
         budget: seconds of training of each method, > 0.
         preset: of the UNet.
         batch: images a step.
@@ -89,6 +93,27 @@ class Protocol:
         if self.noises > self.samples:
             raise ArgumentError(f"noises is {self.noises}, expected at most samples, {self.samples}")
 
+    @property
+    def stem(self) -> str:
+        """Of the names of files: the data's name and settings, of letters, digits, full stops and hyphens.
+
+        Examples:
+            >>> Protocol("{name: fashion-mnist, size: 14}", 60).stem
+            'fashion-mnist-size-14'
+        """
+        return re.sub(r"[^\w.]+", "-", self.data.replace("name:", "")).strip("-")
+
+    @property
+    def command(self) -> str:
+        """Which measures this protocol."""
+        words = ["fmkit bench paper", f"--data {shlex.quote(self.data)}", f"--budget {time_of(self.budget)}"]
+        words += [f"--{name.replace('_', '-')} {getattr(self, name)}" for name in OPTIONS if self._chosen(name)]
+        words += [f"--features {shlex.quote(self.features)}"] if self.features is not None else []
+        return " ".join(words)
+
+    def _chosen(self, name: str) -> bool:
+        return bool(getattr(self, name) != next(f.default for f in fields(self) if f.name == name))
+
 
 def seconds_of(text: str) -> float:
     """Seconds from 90s, 2m, 1.5h or a bare number of seconds.
@@ -104,6 +129,16 @@ def seconds_of(text: str) -> float:
     if found is None or not float(found[1]) > 0:
         raise ArgumentError(f"budget is {shown(text)}, expected a time above 0, as 90s, 2m or 1h")
     return float(found[1]) * UNITS[found[2]]
+
+
+def time_of(seconds: float) -> str:
+    """Seconds as `seconds_of` reads them.
+
+    Examples:
+        >>> time_of(120), time_of(90), time_of(0.5)
+        ('2m', '90s', '0.5s')
+    """
+    return f"{seconds / 60:g}m" if seconds % 60 == 0 else f"{seconds:g}s"
 
 
 def device_of(name: str) -> str:

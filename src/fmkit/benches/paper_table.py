@@ -24,10 +24,13 @@ def protocol_of(results: Sequence[Result]) -> Protocol:
         ArgumentError: if there are several, which make no table, or no results.
     """
     protocols = {Protocol(**r["protocol"]) for r in results}
+    solvers = {tuple(row["solver"] for row in r["few_steps"]) for r in results}
     if not protocols:
         raise ArgumentError("there are no results, and no table without them")
     if len(protocols) > 1:
         raise ArgumentError(f"the results are of several protocols and make no table: {sorted(map(str, protocols))}")
+    if len(solvers) > 1:
+        raise ArgumentError(f"the results are of several sets of solvers and make no table: {sorted(solvers)}")
     return protocols.pop()
 
 
@@ -78,7 +81,7 @@ def page(results: Sequence[Result], figures: Sequence[str] = ()) -> str:
     accuracy, features = results[0]["held_out"]["accuracy"], protocol_of(results).features
     judged = f"The classifier knows {accuracy:.1%} of the held-out images. " if features is None else ""
     parts = [
-        *paragraphs(INTRODUCTION),
+        *paragraphs((*INTRODUCTION[:2], INTRODUCTION[2].format(protocol_of(results).command), *INTRODUCTION[3:])),
         "## Results",
         *paragraphs((f"{caption(results)}.",)),
         _table([HEAD, *lines(results)]),
@@ -91,9 +94,15 @@ def page(results: Sequence[Result], figures: Sequence[str] = ()) -> str:
         few[1],
         *(f"### {FIGURES[name]}\n\n![{FIGURES[name]}](paper-{name}.png)" for name in figures),
         *paragraphs((*METHOD, JUDGE.format(features or CLASSIFIER))),
-        *paragraphs((f"{judged}Measured with {versions}.",)),
+        *paragraphs((f"{judged}{_measuring(results)}Measured with {versions}.",)),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _measuring(results: Sequence[Result]) -> str:
+    """How long the measurement of a cell took, which is no part of the budget."""
+    minutes = [r["measuring_seconds"] / 60 for r in results]
+    return f"Measuring a cell took {min(minutes):.1f} to {max(minutes):.1f} minutes more than training it. "
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> str:
@@ -113,7 +122,7 @@ INTRODUCTION = (
     """What does the path do to likelihood, quality and cost? This is the experiment of Flow Matching for Generative
     Modeling ([Lipman et al. 2022](https://arxiv.org/abs/2210.02747), Section 6), at a scale of one's own: one network,
     trained in five ways, with the same seeds, batches and budget.""",
-    "    fmkit bench paper --data digits --budget 2m --page docs/benchmarks",
+    "    {} --page docs/benchmarks",
     """measures what is missing in its folder, cell by cell, and writes this page. It may be stopped at any time: cells
     that are done are not run again. One alone: `--method fm-ot --seed 0`.""",
     """Smaller is better for all of bits/dim, FID and NFE (dopri5 at 1e-5). Of one seed, ± is the standard error over

@@ -301,7 +301,12 @@ def bench_transport2d(
 
 @bench.command("paper")
 def bench_paper(
-    data: Annotated[str, typer.Option(help="Labelled images: digits, mnist-5k, fashion-mnist, ...")] = "digits",
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Labelled images: digits, mnist-5k, fashion-mnist, ..., or '{name: fashion-mnist, size: 14}'."
+        ),
+    ] = "digits",
     budget: Annotated[str, typer.Option(help="Training time of each method, as 90s, 2m or 1h.")] = "2m",
     method: Annotated[
         list[str] | None,
@@ -309,7 +314,10 @@ def bench_paper(
     ] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Only this one; may be given again. 0.")] = None,
     preset: Annotated[str, typer.Option(help="Of the UNet: tiny, small, medium, cifar10, ...")] = "tiny",
+    batch: Annotated[int, typer.Option(min=1, help="Images in a training step.")] = 128,
     samples: Annotated[int, typer.Option(min=4, help="Images generated for each FID.")] = 500,
+    nll_images: Annotated[int, typer.Option(min=2, help="Held-out images whose likelihood is taken.")] = 100,
+    dequantizations: Annotated[int, typer.Option(min=1, help="K, of each of these.")] = 5,
     device: Annotated[str, typer.Option(help="auto (the GPU, if there is one), cpu or cuda.")] = "auto",
     features: Annotated[
         str | None,
@@ -325,9 +333,19 @@ def bench_paper(
     from fmkit.benches.paper_protocol import Protocol, device_of, seconds_of
     from fmkit.cli.paper import run_cells, show, write_page
 
-    sizes = {"samples": samples, "noises": min(64, samples)}
-    protocol = Protocol(data, seconds_of(budget), preset, **sizes, device=device_of(device), features=features)
-    folder = Path("runs") / f"paper-{data}" if out is None else out
+    protocol = Protocol(
+        data,
+        seconds_of(budget),
+        preset,
+        batch,
+        samples,
+        nll_images,
+        dequantizations,
+        noises=min(64, samples),
+        device=device_of(device),
+        features=features,
+    )
+    folder = Path("runs") / f"paper-{protocol.stem}" if out is None else out
     results = run_cells(protocol, method, seed, folder, page, table, quiet=quiet or as_json)
     if page is not None:
         write_page(results, folder, page)

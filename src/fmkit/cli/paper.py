@@ -30,6 +30,7 @@ def run_cells(
     """Measure the cells asked for that are not there yet; every result in the folder."""
     from fmkit.benches.paper import Bench, load_results
     from fmkit.benches.paper_protocol import METHODS, check_method
+    from fmkit.config import parsed
 
     cells = list(dict.fromkeys(itertools.product(seeds or (0,), methods or METHODS)))
     for seed, method in cells:  # all of them before the first, which may take long
@@ -41,10 +42,9 @@ def run_cells(
         if not out.is_dir():
             raise ConfigError(f"there is no folder {out}", "--out")
         return load_results(out)
-    from fmkit.config import parsed
     from fmkit.image_evaluation import feature_extractor, labelled_images
 
-    split = labelled_images(protocol.data)  # before the folder is made
+    split = labelled_images(parsed(protocol.data, "--data"))  # before the folder is made
     if protocol.features is not None:
         feature_extractor(parsed(protocol.features, "--features"), split, "--features")
     bench = Bench(out, protocol)

@@ -59,9 +59,7 @@ def _solved(cost: np.ndarray) -> np.ndarray:
     from scipy.optimize import linear_sum_assignment  # here: a third of a second that most programs need not wait
 
     if len(cost) > SMALL:
-        f, g = potentials(cost.astype(np.float32))
-        cost -= f[:, None]
-        cost -= g
+        cost -= potentials(cost.astype(np.float32))[0][:, None]  # the columns' own are in their minima below
     # Rows and columns that begin at zero are what the solver likes best, whatever the potentials were.
     cost -= cost.min(0)
     cost -= cost.min(1, keepdims=True)

@@ -364,12 +364,12 @@ class Trainer:
 
 
 def _given(data: Data) -> Source:
-    """Where the x0 of pairs come from, label by label where they have labels."""
+    """Where the x0 of pairs come from, label by label where they have labels, of other conditions by chance."""
     x0, labels = torch.as_tensor(data.x0), data.cond
     if isinstance(labels, np.ndarray) and labels.dtype.kind in "iu":
         labels = torch.as_tensor(labels)
     by_label = isinstance(labels, torch.Tensor) and labels.shape == x0.shape[:1] and labels.dtype in INTEGERS
-    return Empirical(x0, labels if by_label else None)
+    return Empirical(x0, labels if by_label else None, conditioned=labels is not None and not by_label)
 
 
 def _as_data(data: Any, cond: Any) -> Data:
