@@ -7,13 +7,13 @@ import torch
 
 import fmkit
 from fmkit import runs
-from fmkit.cli import main
 from fmkit.data import Digits
 from fmkit.errors import ArgumentError
 from fmkit.fields import VectorField
 from fmkit.image_evaluation import evaluate_images
 from fmkit.metrics.features import ClassifierSettings, classifier
 from fmkit.solvers import Euler
+from tests.commands import run
 
 SPLIT = Digits(flat=False, labels=True).load(0)
 
@@ -88,12 +88,6 @@ def test_what_cannot_be_looked_at_is_refused(judge, tmp_path):
     for wrong in ({"samples": 3}, {"samples": 2.5}, {"seed": -1}):
         with pytest.raises(ArgumentError, match=next(iter(wrong))):
             evaluate_images(flow, SPLIT, judge=judge, cache=tmp_path, **wrong)
-
-
-def run(*words):
-    with pytest.raises(SystemExit) as left:
-        main([str(w) for w in words])
-    return left.value.code
 
 
 @pytest.fixture(scope="module")

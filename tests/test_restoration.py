@@ -9,7 +9,6 @@ import torch
 from torch.nn import functional as F
 
 import fmkit
-from fmkit.cli import main
 from fmkit.data import Degraded, Digits, Moons, SuperResolution
 from fmkit.data.base import DataSet, Split
 from fmkit.data.images import image_split
@@ -21,6 +20,7 @@ from fmkit.metrics import bicubic
 from fmkit.metrics.features import ClassifierSettings, classifier
 from fmkit.restoration import evaluate_restoration
 from fmkit.solvers import Euler
+from tests.commands import run
 
 SPLIT = SuperResolution(Digits(flat=False), 2).load(0)
 
@@ -132,12 +132,6 @@ def test_what_is_not_super_resolution_is_refused():
     for wrong in ({"samples": 1}, {"seed": -1}):
         with pytest.raises(ArgumentError, match=next(iter(wrong))):
             evaluate_restoration(flow_of(SPLIT, lambda c: c), SPLIT, **wrong)
-
-
-def run(*words):
-    with pytest.raises(SystemExit) as left:
-        main([str(w) for w in words])
-    return left.value.code
 
 
 @pytest.fixture

@@ -2,9 +2,7 @@
 
 import json
 import os
-import resource
 import sys
-from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -20,6 +18,7 @@ from fmkit.saving import read_tensors, write_tensors
 from fmkit.solvers import AB3, EulerMaruyama, Heun, ListedGrid, ShiftedGrid
 from fmkit.sources import Convolved, Empirical, Gaussian, Scaled, Uniform
 from fmkit.transforms import Affine
+from tests.memory import little_memory
 
 
 class Net(torch.nn.Module):
@@ -293,14 +292,8 @@ def test_a_file_that_describes_more_than_it_holds_is_refused_before_memory_is_ta
     path = tmp_path / "a.flow"
     flows()["plain"].save(path)
     rewritten(path, put("flow", "field", key, value=value))
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + 2**29, hard))
-    try:
-        with pytest.raises(SavedFileError, match="describes a flow of far more than the"):
-            Flow.load(path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    with little_memory(2**29), pytest.raises(SavedFileError, match="describes a flow of far more than the"):
+        Flow.load(path)
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

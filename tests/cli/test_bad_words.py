@@ -5,15 +5,8 @@ import shutil
 import pytest
 import torch
 
-from fmkit.cli import main
 from fmkit.saving import read_tensors, write_tensors
-
-
-def run(*words):
-    """The exit code of a command."""
-    with pytest.raises(SystemExit) as left:
-        main([str(w) for w in words])
-    return left.value.code
+from tests.commands import run
 
 
 def refused(capsys, *words, lines=1):

@@ -5,16 +5,10 @@ import json
 import pytest
 
 from fmkit.benches.transport2d import Bench
-from fmkit.cli import main
+from tests.commands import run
 
 TINY = ("bench", "transport2d", "--steps", 3, "--points", 20)
 ONE = (*TINY, "--row", "fm", "--data", "moons", "--seed", 42)
-
-
-def run(*words):
-    with pytest.raises(SystemExit) as left:
-        main([str(w) for w in words])
-    return left.value.code
 
 
 def test_one_cell_then_the_others_asked_for(tmp_path, capsys, monkeypatch):

@@ -14,15 +14,9 @@ import torch
 
 import fmkit
 from fmkit.cli import main
+from tests.commands import run
 
 QUICK = ["trainer.steps=30", "trainer.batch_size=64", "field.width=16", "field.depth=1", "trainer.checkpoint_every=10"]
-
-
-def run(*words):
-    """The exit code of a command."""
-    with pytest.raises(SystemExit) as left:
-        main([str(w) for w in words])
-    return left.value.code
 
 
 @pytest.fixture(scope="module")

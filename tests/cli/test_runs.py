@@ -13,8 +13,8 @@ import torch
 
 import fmkit
 from fmkit import runs
-from fmkit.cli import main
 from fmkit.saving import FORMAT, write_tensors
+from tests.commands import run
 
 HOSTILE = "</pre><script>alert(1)</script>&'\""
 
@@ -34,12 +34,6 @@ class Page(html.parser.HTMLParser):
 
     def handle_data(self, data):
         self.text += data
-
-
-def run(*words):
-    with pytest.raises(SystemExit) as left:
-        main(list(words))
-    return left.value.code
 
 
 @pytest.fixture

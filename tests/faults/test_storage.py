@@ -19,6 +19,7 @@ from fmkit import saving
 from fmkit.errors import SavedFileError
 from fmkit.training import Callback
 from fmkit.training.checkpoint import Checkpoints
+from tests.memory import little_memory
 
 DATA = torch.randn(64, 2, generator=torch.Generator().manual_seed(3))
 
@@ -284,11 +285,5 @@ def test_nothing_is_unpickled(tmp_path, monkeypatch):
 def test_hostile_files_are_refused_before_memory_is_taken(tmp_path, data):
     path = tmp_path / "hostile.safetensors"
     path.write_bytes(data)
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, hard))
-    try:
-        with pytest.raises(SavedFileError, match="damaged|format 2"):
-            saving.read_tensors(path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    with little_memory(2**28), pytest.raises(SavedFileError, match="damaged|format 2"):
+        saving.read_tensors(path)

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from fmkit.cli import main
 from fmkit.data import Data, Split
 from fmkit.errors import ArgumentError, SavedFileError
 from fmkit.image_evaluation import feature_extractor
 from fmkit.metrics import ImageSet, Inception, image_sets, inception
 from fmkit.metrics.inception_network import InceptionNetwork, resized
+from tests.commands import run
 
 OTHERS = "has not the SHA-256 sum of FID's weights"
 
@@ -209,12 +209,6 @@ def test_by_name_it_has_the_levels_of_the_data(file):
     split = Split(Data(torch.zeros(4, 1, 8, 8)), torch.zeros(4, 1, 8, 8), None, None, 17)
     with pytest.warns(UserWarning, match=OTHERS):
         assert feature_extractor({"name": "inception", "weights": str(file)}, split).levels == 17
-
-
-def run(*words):
-    with pytest.raises(SystemExit) as left:
-        main([str(w) for w in words])
-    return left.value.code
 
 
 def test_the_command_takes_images_without_labels(file, tmp_path, monkeypatch, capsys):

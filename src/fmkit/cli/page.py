@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import math
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -77,7 +78,7 @@ def _curves(records: list[dict[str, Any]]) -> str:
 
 
 def _curve(name: str, points: list[tuple[float, float]]) -> str:
-    points = [(x, y) for x, y in points if abs(y) < float("inf")]  # neither infinite nor NaN
+    points = _finite(points)
     if not points:
         return ""
     place = _scaled(points, 640, 160)
@@ -91,6 +92,11 @@ def _curve(name: str, points: list[tuple[float, float]]) -> str:
         f'<text x="70" y="190">step {x0:.0f}</text><text x="710" y="190" text-anchor="end">{x1:.0f}</text>'
         "</svg></figure>"
     )
+
+
+def _finite(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Those that can be drawn: neither infinite nor NaN."""
+    return [p for p in points if all(map(math.isfinite, p))]
 
 
 def _scaled(points: list[tuple[float, float]], width: float, height: float) -> Callable[[Any], tuple[float, float]]:
@@ -148,11 +154,11 @@ def _drawn(x: Any, last: Any) -> str:
         data = base64.b64encode(plots.tiles(x, last)).decode()
         return f'<img alt="samples" src="data:image/png;base64,{data}">'
     clouds = [_cloud(each) for each in (x, last)]
-    box = [p for p in clouds[1] if all(abs(v) < float("inf") for v in p)]
+    box = _finite(clouds[1])
     if len(box) < 2:
         return ""
     place = _scaled(box, 200, 200)
-    shown = [place(p) for p in clouds[0] if all(abs(v) < float("inf") for v in p)]
+    shown = [place(p) for p in _finite(clouds[0])]
     dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="1.6"/>' for x, y in shown)
     return f'<svg viewBox="-10 -10 220 220" role="img" aria-label="samples">{dots}</svg>'
 
