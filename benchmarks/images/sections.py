@@ -67,7 +67,7 @@ class Plan:
 DITS = {"dit S": 256, "dit B": 256, "dit L": 128, "dit XL": 64}
 PLANS = {
     "cuda": Plan({"unet 128": 128, **DITS}, {"unet 128": 64, "dit S": 64, "dit L": 64}, 20, 100, 8192),
-    "cpu": Plan({"unet 32": 8, "dit tiny": 16}, {"unet 32": 4, "dit tiny": 8}, 1, 4, 512, ("fmkit",)),
+    "cpu": Plan({"unet 32": 8, "unet 128": 4, "dit tiny": 16}, {"unet 32": 4, "dit tiny": 8}, 1, 4, 512, ("fmkit",)),
     "quick": Plan({"unet 32": 2, "dit tiny": 2}, {"unet 32": 2, "dit tiny": 2}, 1, 2, 64, ("fmkit",)),
 }
 
