@@ -1,12 +1,14 @@
 """What the report of a run says of its flow's ways and of its coupling, against closed forms."""
 
 import math
+import warnings
 
 import pytest
 import torch
 
 import fmkit
 from fmkit.data import Data, Split
+from fmkit.errors import LikelihoodWarning
 from fmkit.evaluation import COUPLED_BATCHES, is_costly, likelihood, pairing, quality, ways
 from fmkit.randomness import stream
 from fmkit.transforms import Affine
@@ -51,6 +53,35 @@ def test_a_flow_by_an_sde_has_no_path_energy():
     found = ways(flow, split_of(torch.randn(50, 2)), seed=0)
     assert found["path_energy"] is None
     assert "a path energy is of an ODE" in found["path_energy_refused"]
+
+
+def test_a_likelihood_that_says_nothing_is_refused_and_a_rough_one_warned_of():
+    """One Euler step backwards leaves a narrow Gaussian far outside the source; of 40 a bound is known."""
+    x = torch.randn(50, 2, generator=torch.Generator().manual_seed(0)) * 0.05
+
+    def found(steps):
+        return likelihood(oracle_flow([0.0, 0.0], 0.05, solver=fmkit.solvers.Euler(steps)), split_of(x), seed=0)
+
+    said = found(1)
+    assert said["nll"] is None
+    assert "log-densities by Euler in 1 steps are off by about" in said["likelihood_refused"]
+    with pytest.warns(LikelihoodWarning, match="Euler in 40 steps") as caught:
+        rough = found(40)
+    assert [type(w.message) for w in caught] == [LikelihoodWarning]
+    exact = likelihood(oracle_flow([0.0, 0.0], 0.05), split_of(x), seed=0)["nll"]
+    off = abs(rough["nll"] - exact) / 2 / math.log(2)
+    assert 0.5 * off < caught[0].message.bits < 2 * off
+    assert "likelihood_refused" not in rough
+
+
+def test_other_warnings_pass_the_likelihood(monkeypatch):
+    def score(*_, **__):
+        warnings.warn("of its own", RuntimeWarning, stacklevel=1)
+        return 1.0, 0.1
+
+    monkeypatch.setattr("fmkit.evaluation.nll", score)
+    with pytest.warns(RuntimeWarning, match="of its own"):
+        assert likelihood(oracle_flow([0.0, 0.0], 1.0), split_of(torch.randn(5, 2)), seed=0)["nll"] == 1.0
 
 
 def trainer_of(coupling, **settings):

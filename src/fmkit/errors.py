@@ -6,6 +6,7 @@ A message says what was got, where, and what would be right. A user's mistake is
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 
 
@@ -55,6 +56,18 @@ class SavedFileError(FmkitError, ValueError):
 
 class HealthWarning(UserWarning):
     """A sign that a training run goes wrong though nothing is broken; see `fmkit.training.signs`."""
+
+
+class LikelihoodWarning(UserWarning):
+    """Log-densities by too coarse a solver.
+
+    Attributes:
+        bits: about so many, per dimension, are they off; NaN where that is not known.
+    """
+
+    def __init__(self, message: str, bits: float = math.nan) -> None:
+        super().__init__(message)
+        self.bits = bits
 
 
 def did_you_mean(got: str, known: Iterable[str]) -> str:

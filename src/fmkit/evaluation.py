@@ -5,8 +5,11 @@ How its flow moves (energy and curvature of the ways) and what its coupling did 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,7 +18,7 @@ from torch import Tensor
 from fmkit.arguments import check_count, checked
 from fmkit.data import Data, Split, dequantize
 from fmkit.divergence import Divergence, HutchinsonDivergence
-from fmkit.errors import ArgumentError, CombinationError
+from fmkit.errors import ArgumentError, CombinationError, LikelihoodWarning
 from fmkit.fields import network_of
 from fmkit.flow import Flow
 from fmkit.metrics import (
@@ -110,21 +113,22 @@ def likelihood(
         rows = torch.randperm(len(x), generator=stream(seed, "evaluate-rows"))[:most]
         x, cond = x[rows], None if cond is None else cond[rows]
     try:
-        if split.levels is None:
-            generator = stream(seed, "evaluate-likelihood", device=flow.device)
-            value, error = nll(flow, x, cond, divergence=divergence, generator=generator)
-            return {"nll": value, "nll_standard_error": error, "held_out": len(x)}
-        generator = stream(seed, "evaluate-dequantize")
-        bits = bits_per_dim(
-            flow,
-            x,
-            cond,
-            levels=split.levels,
-            samples=dequantizations,
-            divergence=divergence,
-            generator=generator,
-        )
-    except CombinationError as error:
+        with _doubts():
+            if split.levels is None:
+                generator = stream(seed, "evaluate-likelihood", device=flow.device)
+                value, error = nll(flow, x, cond, divergence=divergence, generator=generator)
+                return {"nll": value, "nll_standard_error": error, "held_out": len(x)}
+            generator = stream(seed, "evaluate-dequantize")
+            bits = bits_per_dim(
+                flow,
+                x,
+                cond,
+                levels=split.levels,
+                samples=dequantizations,
+                divergence=divergence,
+                generator=generator,
+            )
+    except (CombinationError, LikelihoodWarning) as error:
         return {name: None, "likelihood_refused": str(error)}
     return {
         "bits_per_dim": bits.mean().item(),
@@ -132,6 +136,22 @@ def likelihood(
         "dequantizations": dequantizations,
         "held_out": len(bits),
     }
+
+
+@contextlib.contextmanager
+def _doubts() -> Iterator[None]:
+    """Raise the warning of a likelihood that is off by more than a bit per dimension: it would say nothing.
+
+    Such is that of a regression, which has one step, and of any sampler of few. All other warnings pass as they are.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    seen: dict[Any, Any] = {}  # so that the usual filter shows each of them once
+    for each in caught:
+        if isinstance(each.message, LikelihoodWarning) and not each.message.bits <= 1:
+            raise each.message
+        warnings.warn_explicit(each.message, each.category, each.filename, each.lineno, registry=seen)
 
 
 def is_costly(split: Split) -> bool:

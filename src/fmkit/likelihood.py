@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fmkit.adjoint import solve_by_adjoint
 from fmkit.divergence import Divergence
-from fmkit.errors import ArgumentError
+from fmkit.errors import ArgumentError, LikelihoodWarning
 from fmkit.solvers import Solver, refined
 
 DOUBTED = 16  # samples whose likelihood is taken again with finer steps
@@ -124,8 +124,8 @@ def doubt(score: Callable[[Solver], Tensor], solver: Solver, dim: int, done: Ten
         how, seen = f"at a tolerance of {tolerance:g}", "a tighter one shows"
     bits = error / (math.log(2) * max(1, dim))
     if not bits <= TOLERATED:
-        warnings.warn(
+        text = (
             f"log-densities by {type(solver).__name__} {how} are off by about {error:.2g} nats a sample ({bits:.2g} "
-            f"bits per dimension), as {seen}; take more steps, or an adaptive solver at a small tolerance",
-            stacklevel=6,
+            f"bits per dimension), as {seen}; take more steps, or an adaptive solver at a small tolerance"
         )
+        warnings.warn(LikelihoodWarning(text, bits), stacklevel=6)
