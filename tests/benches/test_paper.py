@@ -91,6 +91,22 @@ def test_a_cell_is_whole_and_not_run_twice(bench, monkeypatch):
     assert bench.cell("fm-ot", 0) == results[1]
 
 
+def test_what_a_cell_does_is_told(bench, tmp_path):
+    told = []
+    made = paper.Bench(tmp_path, TINY, bench.cache, classifier_steps=10, tell=told.append)
+    made.cell("fm-ot", 0)
+    assert told == [
+        "features of the real images",
+        "training, 2 steps",
+        "FID and NFE after 1 steps",
+        "FID and NFE after 2 steps",
+        "bits per dimension",
+        "FID and error of few steps",
+    ]
+    made.cell("fm-ot", 0)  # it is there
+    assert len(told) == 6
+
+
 def test_methods_begin_with_the_same_weights(bench):
     first, second = (bench._trainer(m, 5, 2, paper.Looks(set())).field.state_dict() for m in ("sm", "fm-ot"))
     other = bench._trainer("fm-ot", 6, 2, paper.Looks(set())).field.state_dict()

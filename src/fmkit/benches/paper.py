@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,16 +81,22 @@ class Bench:
         protocol: what a cell costs. Results of another one in the folder are refused, never mixed.
         cache: where the classifier and the statistics of real images are kept; fmkit's cache by default.
         classifier_steps: of the classifier's training, for tests.
+        tell: is told in a few words what is done next, for a cell takes minutes to hours; nobody by default.
 
     Raises:
         SavedFileError: if the folder cannot be made.
     """
 
     def __init__(
-        self, folder: str | Path, protocol: Protocol, cache: Path | None = None, classifier_steps: int | None = None
+        self,
+        folder: str | Path,
+        protocol: Protocol,
+        cache: Path | None = None,
+        classifier_steps: int | None = None,
+        tell: Callable[[str], Any] = lambda text: None,
     ) -> None:
         self.folder, self.protocol = Path(folder), protocol
-        self.cache, self.classifier_steps = cache, classifier_steps
+        self.cache, self.classifier_steps, self.tell = cache, classifier_steps, tell
         self._split: Split | None = None
         self._judge: measures.Judge | None = None
         try:
@@ -127,6 +134,7 @@ class Bench:
         if self._judge is None:
             named, p = self.protocol.features, self.protocol
             features = None if named is None else feature_extractor(parsed(named, "features"), self.split).to(p.device)
+            self.tell("features of the real images")
             self._judge = measures.Judge(self.split, self.cache, self.classifier_steps, features, p.device)
         return self._judge
 
@@ -139,6 +147,7 @@ class Bench:
             known = json.loads(path.read_text())
             if Protocol(**known["protocol"]) == self.protocol:
                 return int(known["steps"])
+        self.tell("how many steps fit into the budget")
         looks = Looks(set())
         self._trainer("fm-ot", 0, CALIBRATION, looks).fit(self._unlabelled())
         each = sum(looks.seconds[IGNORED:]) / (CALIBRATION - IGNORED)
@@ -150,21 +159,26 @@ class Bench:
     def _measure(self, path: Path, method: str, seed: int) -> dict[str, Any]:
         device_of(self.protocol.device)  # before anything is trained
         judge, steps = self.judge, self.steps()
+        self.tell(f"training, {steps:,} steps")
         looks = Looks({max(1, round(share * steps)) for share in DURING})
         flow = self._trainer(method, seed, steps, looks).fit(self._unlabelled())
         began, protocol = time.monotonic(), self.protocol
         during = [self._look(flow, step, weights, seed) for step, weights in sorted(looks.kept.items())]
+        self.tell("bits per dimension")
+        bits = measures.likelihood(flow, self.split, protocol, seed)
+        self.tell("FID and error of few steps")
+        few_steps = measures.few_steps(flow, judge, protocol, seed)
         result = {
             "method": method,
             "seed": seed,
             "steps": steps,
             "training_seconds": round(sum(looks.seconds), 3),
             "parameters": sum(p.numel() for p in flow.field.parameters()),
-            **measures.likelihood(flow, self.split, protocol, seed),
+            **bits,
             "fid": during[-1]["fid"],
             "nfe": during[-1]["nfe"],
             "during": during,
-            "few_steps": measures.few_steps(flow, judge, protocol, seed),
+            "few_steps": few_steps,
             "held_out": judge.held_out(self.split, protocol.samples),
         }
         from fmkit.saving import FORMAT, write_tensors
@@ -176,6 +190,7 @@ class Bench:
         """What dopri5 makes of the weights of a step; the last ones are left in the flow."""
         from fmkit.fields import network_of
 
+        self.tell(f"FID and NFE after {step:,} steps")
         network_of(flow.field).load_state_dict(weights)
         return {"step": step, **measures.adaptive(flow, self.judge, self.protocol, seed)}
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,12 +48,16 @@ def run_cells(
     split = labelled_images(parsed(protocol.data, "--data"))  # before the folder is made
     if protocol.features is not None:
         feature_extractor(parsed(protocol.features, "--features"), split, "--features")
-    bench = Bench(out, protocol)
+    bench = Bench(out, protocol, tell=(lambda _: None) if quiet else _tell)
     for i, (seed, method) in enumerate(cells, 1):
         if not quiet:
             print(f"[{i}/{len(cells)}] {method}, {protocol.data}, seed {seed}", file=sys.stderr)
         bench.cell(method, seed)
     return bench.results()
+
+
+def _tell(text: str) -> None:
+    print(f"  {datetime.now():%H:%M:%S} {text}", file=sys.stderr)
 
 
 def write_page(results: list[dict[str, Any]], strips: Path, folder: Path) -> None:
