@@ -14,7 +14,7 @@ from fmkit.couplings import Coupling, Independent, OptimalTransport, Semidiscret
 from fmkit.errors import ArgumentError, CombinationError
 from fmkit.randomness import stream
 from fmkit.training import state
-from fmkit.training.batches import batches_of
+from fmkit.training.batches import STEPS, batches_of
 from fmkit.training.pairing import Pairing, ahead
 from tests import processes
 
@@ -214,10 +214,12 @@ def test_conditions_that_are_no_tensors_are_not_joined():
 def test_it_is_fitted_in_the_models_units_and_pairs_with_what_training_sees():
     given = data(transform=fmkit.transforms.Affine(torch.tensor([3.0, 8.0]), torch.tensor([2.0, 4.0])))
     coupling = Semidiscrete(steps=60)
-    found = pairs(coupling, given, stop=3)
+    found = pairs(coupling, given, stop=STEPS + 3)
     units = given.transform(given.x)
-    for step, batch in enumerate(found):
-        x0 = fmkit.sources.Gaussian().sample((16, 2), generator=stream(0, "source", step))
+    blocks = [  # drawn for so many steps at once
+        fmkit.sources.Gaussian().sample((16 * STEPS, 2), generator=stream(0, "source", block)) for block in range(2)
+    ]
+    for batch, x0 in zip(found, torch.cat(blocks).split(16), strict=False):
         partner = (torch.cdist(x0.double(), units.double()).square() - coupling.potentials).argmin(1)
         assert torch.equal(batch.x0, x0)
         assert torch.equal(batch.x1, units[partner])

@@ -1,9 +1,9 @@
 """Pairs for the steps: each x1 in the model's units, with the x0 that the coupling gives it.
 
-A coupling is shown a block: the samples of `coupling_batches` steps at once, or all of the data if it was fitted to it.
-Where nothing is paired a block is only drawn at once, which small steps are too short to do one by one. Every draw of a
-block follows from (seed, purpose, block), so blocks may be paired ahead of their steps, by any number of threads: the
-pairs are the same.
+A coupling is shown a block: the samples of `coupling_batches` steps at once, or all of the data if it was fitted to it,
+and then the fresh x0 of several steps. Where nothing is paired a block is only drawn at once, which small steps are too
+short to do one by one. Every draw of a block follows from (seed, purpose, block), so blocks may be paired ahead of
+their steps, by any number of threads: the pairs are the same.
 """
 
 from __future__ import annotations
@@ -113,9 +113,8 @@ class Pairing:
         return self.coupling.independent or self.data.x0 is not None
 
     def _steps_of_a_block(self, batches: Any) -> int:
-        if self.coupling.whole:
-            return 1
-        return batches.steps_at_once if self._kept else self.settings.coupling_batches
+        at_once = self._kept or self.coupling.whole  # which pairs each x0 by itself
+        return batches.steps_at_once if at_once else self.settings.coupling_batches
 
     @staticmethod
     def _blocks(batches: Any, first: int, size: int) -> Iterator[Block]:
@@ -133,7 +132,7 @@ class Pairing:
     @torch.no_grad()
     def _pair(self, block: Block, batches: Any) -> list[Batch]:
         if self.coupling.whole:
-            return [self._from_all(block.number, len(block.samples.x1), batches)]
+            return _split(self._from_all(block.number, len(block.samples.x1), batches), block.steps)
         return self._coupled(self._drawn(block.samples, block.number), block.number, block.steps)
 
     def _drawn(self, samples: Samples, number: int) -> Batch:
@@ -157,21 +156,21 @@ class Pairing:
             raise ArgumentError(f"{type(self.coupling).__name__} left {len(i1)} pairs for {steps} steps")
         return _split(Batch(drawn.x0[i0], drawn.x1[i1], None if drawn.cond is None else drawn.cond[i1]), steps)
 
-    def _from_all(self, step: int, n: int, batches: InMemory) -> Batch:
+    def _from_all(self, number: int, n: int, batches: InMemory) -> Batch:
         """n fresh x0, each with its partner among all of the data."""
         assert self._all is not None  # pairs saw to it
-        x0 = self._fresh(step, n, self._all)
-        generator = self._stream("coupling", step)
+        x0 = self._fresh(number, n, self._all)
+        generator = self._stream("coupling", number)
         i0, i1 = self.coupling.pair(x0, self._all, None, batches.cond, generator=generator)
         if self.data.augment is None:
             x1 = self._all[i1]
         else:
-            generator = self._stream("augment", step, batches.device)
+            generator = self._stream("augment", number, batches.device)
             x1 = self._units(self.data.augmented(batches.x[i1], generator))
         return Batch(x0[i0], x1, None if batches.cond is None else batches.cond[i1])
 
-    def _fresh(self, step: int, n: int, x1: Tensor) -> Tensor:
-        generator = self._stream("source", step, x1.device)
+    def _fresh(self, number: int, n: int, x1: Tensor) -> Tensor:
+        generator = self._stream("source", number, x1.device)
         return self.source.sample((n, *x1.shape[1:]), generator=generator, dtype=self.dtype, device=x1.device)
 
     def _stream(self, purpose: str, number: int, device: torch.device | str = "cpu") -> torch.Generator:
