@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import shlex
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,12 +12,13 @@ import torch
 import fmkit
 from fmkit.benches import paper, paper_figures, paper_measures
 from fmkit.benches.paper_protocol import METHODS, Protocol, device_of, seconds_of
-from fmkit.benches.paper_table import HEAD, caption, few_step_lines, lines, page, protocol_of
+from fmkit.benches.paper_table import FIGURES, HEAD, caption, few_step_lines, lines, page, protocol_of
 from fmkit.cli import main
 from fmkit.errors import ArgumentError, FmkitError, SavedFileError
 from fmkit.fields import UNet
 from fmkit.image_evaluation import labelled_images
 
+DOCS = Path(__file__).parents[2] / "docs" / "benchmarks"
 TINY = Protocol("digits", 1.0, batch=4, samples=66, nll_images=2, dequantizations=1, noises=2, steps=2)
 
 
@@ -89,6 +91,14 @@ def test_a_cell_is_whole_and_not_run_twice(bench, monkeypatch):
     assert tensors["path"].shape == (7, 8, 1, 8, 8)
     monkeypatch.setattr(bench, "_measure", lambda *_: pytest.fail("measured again"))
     assert bench.cell("fm-ot", 0) == results[1]
+
+
+@pytest.mark.parametrize("path", sorted(DOCS.glob("*/paper.json")), ids=lambda path: path.parent.name)
+def test_the_pages_are_what_their_results_say(path):
+    results = json.loads(path.read_text())
+    drawn = [name for name in FIGURES if (path.parent / f"paper-{name}.png").is_file()]
+    assert len(drawn) == len(FIGURES)
+    assert path.with_suffix(".md").read_text() == page(results, drawn)
 
 
 def test_what_a_cell_does_is_told(bench, tmp_path):

@@ -78,10 +78,11 @@ def page(results: Sequence[Result], figures: Sequence[str] = ()) -> str:
     """The page of the documentation, with those of its figures that were drawn."""
     few = [_table(few_step_lines(results, key)) for key in ("fid", "rmse")]
     versions = ", ".join(sorted({f"{name} {version}" for r in results for name, version in r["versions"].items()}))
-    accuracy, features = results[0]["held_out"]["accuracy"], protocol_of(results).features
+    protocol = protocol_of(results)
+    accuracy, features = results[0]["held_out"]["accuracy"], protocol.features
     judged = f"The classifier knows {accuracy:.1%} of the held-out images. " if features is None else ""
     parts = [
-        *paragraphs((*INTRODUCTION[:2], INTRODUCTION[2].format(protocol_of(results).command), *INTRODUCTION[3:])),
+        *paragraphs([text.format(data=protocol.stem, command=protocol.command) for text in INTRODUCTION]),
         "## Results",
         *paragraphs((f"{caption(results)}.",)),
         _table([HEAD, *lines(results)]),
@@ -118,11 +119,11 @@ def _over(values: Sequence[float], digits: int) -> str:
 
 
 INTRODUCTION = (
-    "# The paper's experiment on images",
+    "# The paper's experiment on images: {data}",
     """What does the path do to likelihood, quality and cost? This is the experiment of Flow Matching for Generative
     Modeling ([Lipman et al. 2022](https://arxiv.org/abs/2210.02747), Section 6), at a scale of one's own: one network,
     trained in five ways, with the same seeds, batches and budget.""",
-    "    {} --page docs/benchmarks",
+    "    {command} --page FOLDER",
     """measures what is missing in its folder, cell by cell, and writes this page. It may be stopped at any time: cells
     that are done are not run again. One alone: `--method fm-ot --seed 0`.""",
     """Smaller is better for all of bits/dim, FID and NFE (dopri5 at 1e-5). Of one seed, ± is the standard error over
