@@ -5,7 +5,7 @@
 `other` is the field without its condition (`ClassifierFree`), the same rescaled (`CFGZeroStar`), or a worse field
 (`Autoguidance`); `GuidanceInterval` guides within some times only. Scale 1 is the field itself and 0 the other one, bit
 for bit. A network that takes samples with and without condition in one batch (`drops_rows`) is asked once, with every
-sample twice; on a CPU small batches only, which that makes 10 to 50 % faster, and large ones up to 10 % slower. A
+sample twice; on a CPU small batches only, which that makes 10 to 50 % faster, and large ones up to 13 % slower. A
 log-density under guidance is that of the guided flow, which is not p(x | c)^scale of anything.
 """
 
