@@ -44,7 +44,8 @@ def test_a_cell_by_another_hand(row, data, tmp_path):
     result = Bench(tmp_path, TINY).cell(row, data, 7)
     layers, header = trained(tmp_path / "training" / f"{data}_{row}_7_12x64")
     assert [tuple(w.shape) for w, _ in layers] == [(64, 3), (64, 64), (64, 64), (2, 64)]
-    test = fmkit.registry.load("fmkit.datasets", data)(n_train=64, n_test=64).load(7).test
+    halves = {"even": True} if data == "moons" else {}
+    test = fmkit.registry.load("fmkit.datasets", data)(n_train=64, n_test=64, **halves).load(7).test
     x0 = torch.randn(64, 2, generator=fmkit.training.stream(7, "transport2d-source"))
     x, energy = x0, 0.0
     for k in range(100):
@@ -107,6 +108,18 @@ def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
     monkeypatch.setattr(Bench, "_train", None)
     monkeypatch.setattr(Bench, "_refer", None)
     assert Bench(tmp_path, TINY).cell("fm", "moons", 3) == result
+
+
+def test_moons_have_equal_halves_and_results_of_others_are_not_mixed_in(tmp_path):
+    moons = transport2d.dataset("moons", TINY)
+    assert (moons.even, moons.n_train, moons.n_test) == (True, 64, 64)
+    result = Bench(tmp_path, TINY).cell("fm", "moons", 3)
+    assert result["drawn"] == {"even": True}
+    del result["drawn"]
+    (tmp_path / "moons_fm_3.json").write_text(json.dumps(result))
+    with pytest.raises(SavedFileError, match="drawn by .*choose another folder"):
+        Bench(tmp_path, TINY).cell("fm", "moons", 3)
+    assert "drawn" not in Bench(tmp_path, TINY).reference("8gaussians", 3)
 
 
 class Killer(fmkit.training.Callback):

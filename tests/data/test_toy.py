@@ -138,6 +138,25 @@ class TestLawAgainstOthers:
             ours = x[k == label, i].numpy()
             assert scipy.stats.ks_2samp(ours, theirs[labels == label, i] * 2 - 1).pvalue > FALSE_ALARM
 
+    @pytest.mark.parametrize("n", [1, 2, 10, 11])
+    def test_even_moons_are_scikit_learns_to_the_point(self, n):
+        x, k = Moons(noise=0.0, even=True).draw(n, torch.Generator().manual_seed(0))
+        theirs, labels = make_moons(n, shuffle=False)
+        assert k.bincount(minlength=2).tolist() == [n - n // 2, n // 2]
+        if n % 2 == 0:  # of odd numbers the one more is theirs below, ours above
+            for label in range(2):
+                ours, want = x[k == label].numpy(), theirs[labels == label] * 2 - 1
+                np.testing.assert_allclose(ours[ours[:, 0].argsort()], want[want[:, 0].argsort()], atol=1e-6)
+
+    def test_even_moons_in_another_order_each_time_and_blurred_as_the_others(self):
+        one, two = (Moons(even=True).draw(1000, torch.Generator().manual_seed(s)) for s in (0, 1))
+        assert not torch.equal(one[1], two[1])
+        ours, free = (drawn(Moons(noise=0.1, even=even), n=20_000)[0].numpy() for even in (True, False))
+        for i in range(2):
+            assert scipy.stats.ks_2samp(ours[:, i], free[:, i]).pvalue > FALSE_ALARM
+        noise = one[0] - Moons(noise=0.0, even=True).draw(1000, torch.Generator().manual_seed(0))[0]
+        assert noise.std().item() == pytest.approx(0.1, rel=0.1)
+
     @pytest.mark.parametrize("direction", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (0.6, 0, 0.8), (-0.8, 0, 0.6)])
     def test_s_curve_is_that_of_scikit_learn(self, direction):
         ours = drawn(SCurve(noise=0.1, dim=3), n=20_000)[0].numpy()

@@ -56,6 +56,8 @@ ROWS = {
 }
 REFERENCE = "reference"
 DATA = {"8gaussians": "N → 8 Gaussians", "moons": "N → moons"}
+# What a data set is told beside the number of points: scikit-learn's moons have equal halves.
+DRAWN = {"moons": {"even": True}}
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,8 @@ def dataset(name: str, protocol: Protocol) -> DataSet:
     from fmkit.data import DataSet
     from fmkit.specs import build
 
-    return build(DataSet, {"name": name, "n_train": protocol.points, "n_test": protocol.points}, "data")
+    points = {"n_train": protocol.points, "n_test": protocol.points}
+    return build(DataSet, {"name": name, **points, **DRAWN.get(name, {})}, "data")
 
 
 def check_cell(row: str, data: str, seed: int, rows: Mapping[str, Row] = ROWS) -> None:

@@ -159,6 +159,8 @@ METHOD = (
     sigma 0.1 along the path, which for FM is what is left at the data's end. The training points are fixed and shuffled
     anew in each epoch, and every batch has fresh noise. The figures are those of the last weights, as in the
     publication's code, and not of their average.""",
+    """The moons are scikit-learn's: equal halves in every set. Drawn one by one, the halves of two sets of 10,000
+    differ by 0.7 % of the points, and W2 between these sets, about 0.09, would say little of the flow.""",
     """W2 is exact, an optimal assignment, and square-rooted. NPE = |E ∫|v|² dt - W2²(q0, q1)| / W2²(q0, q1): the
     expectation over the very trajectories that end in the samples, the integral by the same Euler steps, and W2²(q0,
     q1) between their starting points and the test points. Samples begin at N(0, I) in every row, as in the

@@ -29,6 +29,7 @@ from fmkit.benches.protocol import (
     BATCH,
     DECAY,
     DEPTH,
+    DRAWN,
     EULER_STEPS,
     RATE,
     REFERENCE,
@@ -200,6 +201,7 @@ class Bench:
             result = json.loads(path.read_text())
             protocol, row = Protocol(**result["protocol"]), self.rows.get(result["row"])
             parts = result.get("path"), result.get("coupling")
+            drawn, expected = result.get("drawn", {}), DRAWN.get(result["data"], {})
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -207,6 +209,10 @@ class Bench:
         if protocol != self.protocol:
             raise SavedFileError(
                 f"{path} was measured with {_said(protocol)}, and this is {_said(self.protocol)}; choose another folder"
+            )
+        if drawn != expected:
+            raise SavedFileError(
+                f"{path} was measured with data drawn by {drawn}, and this is {expected}; choose another folder"
             )
         if row is not None and parts != (row.path, row.coupling):
             raise SavedFileError(
@@ -219,7 +225,8 @@ class Bench:
         from fmkit.saving import write_bytes
 
         versions = {"fmkit": __version__, "torch": torch.__version__}
-        result = {**result, "protocol": asdict(self.protocol), "versions": versions}
+        drawn = {"drawn": DRAWN[result["data"]]} if result["data"] in DRAWN else {}
+        result = {**result, **drawn, "protocol": asdict(self.protocol), "versions": versions}
         write_bytes(path, json.dumps(result, indent=1).encode() + b"\n")
         return result
 

@@ -81,7 +81,7 @@ class Rings(Toy):
 
 
 class Moons(Toy):
-    """Two interleaved half circles: scikit-learn's `make_moons(noise=noise) * scale + shift`, with angles drawn freely.
+    """Two interleaved half circles: scikit-learn's `make_moons(noise=noise) * scale + shift`, each sample drawn freely.
 
     Scale 2 and shift -1 with noise 0.05 are those of Tong et al. 2024 (Table 2).
 
@@ -92,6 +92,8 @@ class Moons(Toy):
         n_train: training samples.
         n_test: held-out samples.
         labels: which moon (0 the upper, 1 the lower) as the condition.
+        even: every set has as many samples of each moon, at equal angles, as scikit-learn's have: two sets then differ
+            by the noise alone. Samples of a set are not independent of each other; one by one their law is the same.
 
     Raises:
         ArgumentError: for numbers out of range.
@@ -107,15 +109,23 @@ class Moons(Toy):
         n_train: int = 10_000,
         n_test: int = 2_000,
         labels: bool = False,
+        even: bool = False,
     ) -> None:
         super().__init__(n_train, n_test, labels)
+        self.even = even
         self.noise, self.scale = at_least_zero("noise", noise), float(positive("scale", scale))
         self.shift = float(numbers("shift", shift))
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         check_draw(n, generator)
-        k = torch.randint(2, (n,), generator=generator, device=generator.device)
-        arc = _arc(k[:, None], math.pi * uniform((n,), generator))
+        if self.even:
+            order = torch.randperm(n, generator=generator, device=generator.device)
+            k, place = order % 2, order // 2
+            angle = place.double() / ((n + 1 - k) // 2 - 1).clamp_min(1)  # from 0 to 1 on either moon
+        else:
+            k = torch.randint(2, (n,), generator=generator, device=generator.device)
+            angle = uniform((n,), generator)
+        arc = _arc(k[:, None], math.pi * angle)
         return (self.scale * (arc + self.noise * normal((n, 2), generator)) + self.shift).float(), k
 
     def law(self, component: int | None = None) -> Mixture | None:
