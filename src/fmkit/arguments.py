@@ -79,6 +79,21 @@ def check_device(device: Any) -> Any:
     return device
 
 
+def device_of(name: str) -> str:
+    """The device that a name on the command line means: "auto" is the GPU where there is one.
+
+    Raises:
+        ArgumentError: for no such name, or a GPU where there is none.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise ArgumentError(f"device is {shown(name)}, expected auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ArgumentError("device is 'cuda', and torch finds no GPU here; expected auto or cpu")
+    return name
+
+
 def shown(value: Any) -> str:
     """A value in a message: itself if it is short, else its type."""
     if isinstance(value, Tensor):

@@ -79,7 +79,7 @@ def evaluate_images(
         raise ArgumentError("the training images are not in memory, where the features of all of them are taken")
     labels, knows = split.classes is not None and split.test_cond is not None, judge
     if knows is None and (labels or features is None):
-        knows = classifier(labelled, cache=cache)
+        knows = classifier(labelled, cache=cache, device=flow.device)
     seen_by: Any = knows if features is None else features
     reference = reference_set(labelled.train.x.float(), seen_by, cache=cache)
     drawn, evaluations, right = ImageSet(reference.features), 0.0, 0

@@ -107,7 +107,7 @@ def evaluate_restoration(
             figures[key + name] = value.mean().item()
             figures[f"{key}{name}_standard_error"] = value.std().item() / math.sqrt(n)
     if labelled is not None:
-        knows = classifier(labelled) if judge is None else judge
+        knows = classifier(labelled, device=flow.device) if judge is None else judge
         reference = reference_set(labelled.train.x, knows)
         for name, images in {**sets, "_held_out": targets}.items():
             seen = ImageSet(reference.features).extend(images.split(BATCH))

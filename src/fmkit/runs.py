@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from fmkit._version import __version__
+from fmkit.arguments import device_of
 from fmkit.config import Job, Layers, dump, load_layers
 from fmkit.errors import ConfigError, SavedFileError
 from fmkit.saving import reason, write_bytes
@@ -111,19 +112,21 @@ def configuration(folder: Path, words: Sequence[str] = ()) -> Layers:
     return load_layers({}, folder / CONFIG, words)
 
 
-def load_flow(run: Path) -> Any:
-    """The flow of a run folder, or of a file.
+def load_flow(run: Path, device: str = "cpu") -> Any:
+    """The flow of a run folder, or of a file, on a device: "auto" is the GPU where there is one.
 
     Raises:
         SavedFileError: if there is none.
+        ArgumentError: for a device that there is not.
     """
     from fmkit.flow import Flow
 
+    place = device_of(device)
     if run.is_dir():
         run = run / FLOW
     if not run.is_file():
         raise SavedFileError(f"there is no trained flow at {run}; `fmkit train` makes one")
-    return Flow.load(run)
+    return Flow.load(run).to(place)
 
 
 def records(lines: Path) -> list[dict[str, Any]]:

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import fmkit
+from fmkit.arguments import device_of
 from fmkit.benches import paper, paper_figures, paper_measures
-from fmkit.benches.paper_protocol import METHODS, Protocol, device_of, seconds_of
+from fmkit.benches.paper_protocol import METHODS, Protocol, seconds_of
 from fmkit.benches.paper_table import FIGURES, HEAD, caption, few_step_lines, lines, page, protocol_of
 from fmkit.cli import main
 from fmkit.errors import ArgumentError, FmkitError, SavedFileError

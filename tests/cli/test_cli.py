@@ -148,6 +148,31 @@ def test_the_solver_and_its_steps_are_honoured(moons, tmp_path, capsys):
     assert "--solver.steps: Dopri5 has no parameter 'steps'" in capsys.readouterr().err
 
 
+def test_a_flow_is_where_the_device_says(moons, tmp_path, monkeypatch, capsys):
+    """Without a GPU one sees where the flow is asked to be."""
+    places, to = [], fmkit.Flow.to
+
+    def moved(self, place):
+        if isinstance(place, str):
+            places.append(place)
+        return to(self, "cpu" if isinstance(place, str) else place)
+
+    monkeypatch.setattr(fmkit.Flow, "to", moved)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    words = ["sample", moons, "-n", 4, "-o", tmp_path / "x.npy"]
+    for more, place in ([], "cuda"), (["--device", "cuda"], "cuda"), (["--device", "cpu"], "cpu"):
+        assert run(*words, *more) == 0
+        assert places.pop() == place
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert run(*words) == 0
+    assert run("evaluate", moons) == 0
+    assert places == ["cpu", "cpu"]
+    for name, said in ("gpu", "device is 'gpu', expected auto, cpu or cuda"), ("cuda", "torch finds no GPU here"):
+        for command in words, ["evaluate", moons]:
+            assert run(*command, "--device", name) == 2
+            assert said in capsys.readouterr().err
+
+
 def test_labels_and_guidance(tmp_path):
     words = ["data={name: moons, labels: true, n_train: 200, n_test: 50}", "field.cond_dropout=0.2", *QUICK]
     assert run("train", "moons", *words, "--out", tmp_path / "run", "--quiet") == 0

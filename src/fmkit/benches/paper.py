@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from fmkit._version import __version__
-from fmkit.arguments import check_count
+from fmkit.arguments import check_count, device_of
 from fmkit.benches import paper_measures as measures
 from fmkit.benches.paper_protocol import (
     DURING,
@@ -30,7 +30,6 @@ from fmkit.benches.paper_protocol import (
     WARMUP,
     Protocol,
     check_method,
-    device_of,
 )
 from fmkit.config import parsed
 from fmkit.errors import SavedFileError

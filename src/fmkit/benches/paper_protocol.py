@@ -141,23 +141,6 @@ def time_of(seconds: float) -> str:
     return f"{seconds / 60:g}m" if seconds % 60 == 0 else f"{seconds:g}s"
 
 
-def device_of(name: str) -> str:
-    """The device that a name means here: "auto" is the GPU where there is one.
-
-    Raises:
-        ArgumentError: for no such name, or a GPU where there is none.
-    """
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in DEVICES:
-        raise ArgumentError(f"device is {shown(name)}, expected auto, {' or '.join(DEVICES)}")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ArgumentError("device is 'cuda', and torch finds no GPU here; expected auto or cpu")
-    return name
-
-
 def check_method(name: str) -> Method:
     """The method of that name.
 

@@ -10,6 +10,7 @@ import typer
 
 from fmkit.errors import ConfigError
 
+Device = Annotated[str, typer.Option(help="auto (the GPU, if there is one), cpu or cuda.")]
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON on standard output.")]
 Words = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="As trainer.steps=2000 path=vp.")]
 
@@ -84,13 +85,14 @@ def sample(
     seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
     log_prob: Annotated[bool, typer.Option("--log-prob", help="Write log-densities too (.npz, .csv).")] = False,
     compile: Annotated[bool, typer.Option("--compile", help="Compile the field first: for many samples.")] = False,
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Draw samples from a trained flow."""
     from fmkit.cli.sampling import sample_run
 
     facts = sample_run(
-        run, n, out, solver, steps, label, conditions, guidance, guidance_interval, seed, log_prob, compile
+        run, n, out, solver, steps, label, conditions, guidance, guidance_interval, seed, log_prob, compile, device
     )
     if as_json:
         _answer(facts)
@@ -124,19 +126,20 @@ def evaluate(
         str | None,
         typer.Option(help="Of --images, instead of a classifier's: inception, or '{name: inception, weights: PATH}'."),
     ] = None,
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Score a trained flow on the held-out part of its data."""
     if images is not None:
         from fmkit.cli.images import evaluate_images_of, show_images
 
-        found = evaluate_images_of(run, images, seed, solver, steps, guidance, guidance_interval, features)
+        found = evaluate_images_of(run, images, seed, solver, steps, guidance, guidance_interval, features, device)
         _answer(found) if as_json else show_images(found)
         return
     if restored is not None:
         from fmkit.cli.images import evaluate_restored, show_restored
 
-        found = evaluate_restored(run, restored, seed, solver, steps)
+        found = evaluate_restored(run, restored, seed, solver, steps, device)
         _answer(found) if as_json else show_restored(found)
         return
     for name, value in {"solver": solver, "steps": steps, "guidance": guidance, "features": features}.items():
@@ -144,7 +147,7 @@ def evaluate(
             raise ConfigError("it is an option of --images; say of how many", f"--{name}")
     from fmkit.cli.training import evaluate_run, show
 
-    figures = evaluate_run(run, seed, k, divergence, quiet=as_json)
+    figures = evaluate_run(run, seed, k, divergence, quiet=as_json, device=device)
     _answer(figures) if as_json else show(figures)
 
 
@@ -318,7 +321,7 @@ def bench_paper(
     samples: Annotated[int, typer.Option(min=4, help="Images generated for each FID.")] = 500,
     nll_images: Annotated[int, typer.Option(min=2, help="Held-out images whose likelihood is taken.")] = 100,
     dequantizations: Annotated[int, typer.Option(min=1, help="K, of each of these.")] = 5,
-    device: Annotated[str, typer.Option(help="auto (the GPU, if there is one), cpu or cuda.")] = "auto",
+    device: Device = "auto",
     features: Annotated[
         str | None,
         typer.Option(help="Of FID, instead of a classifier's: inception, or '{name: inception, weights: PATH}'."),
@@ -330,7 +333,8 @@ def bench_paper(
     as_json: Json = False,
 ) -> None:
     """The paper's experiment on images: five ways of training one network, with one budget."""
-    from fmkit.benches.paper_protocol import Protocol, device_of, seconds_of
+    from fmkit.arguments import device_of
+    from fmkit.benches.paper_protocol import Protocol, seconds_of
     from fmkit.cli.paper import run_cells, show, write_page
 
     protocol = Protocol(

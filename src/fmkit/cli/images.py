@@ -28,12 +28,13 @@ def evaluate_images_of(
     guidance: str | None,
     guidance_interval: str | None,
     features: str | None = None,
+    device: str = "auto",
 ) -> dict[str, Any]:
     """The figures, which also go into `images.json` of the run folder."""
     from fmkit.config import parsed
     from fmkit.image_evaluation import evaluate_images, feature_extractor, labelled_images
 
-    config, flow, split = _trained(run)
+    config, flow, split = _trained(run, device)
     asked = {"seed": seed, "solver": solver, "steps": steps, "guidance": guidance, "interval": guidance_interval}
     try:
         images = labelled_images(config.data, config.seed, labels=features is None or split.classes is not None)
@@ -50,7 +51,9 @@ def evaluate_images_of(
     return _kept(measured, asked | {"features": features}, run / runs.IMAGES, "--images")
 
 
-def evaluate_restored(run: Path, n: int, seed: int, solver: str | None, steps: int | None) -> dict[str, Any]:
+def evaluate_restored(
+    run: Path, n: int, seed: int, solver: str | None, steps: int | None, device: str = "auto"
+) -> dict[str, Any]:
     """The figures of restored images, which also go into `restored.json` of the run folder, and a picture of some.
 
     FID among them where the images have labels, of which the classifier is made.
@@ -58,7 +61,7 @@ def evaluate_restored(run: Path, n: int, seed: int, solver: str | None, steps: i
     from fmkit.image_evaluation import labelled_images
     from fmkit.restoration import evaluate_restoration
 
-    config, flow, split = _trained(run)
+    config, flow, split = _trained(run, device)
     chosen = chosen_solver(flow, solver, steps)
     try:
         labelled = labelled_images(config.data, config.seed)
@@ -86,14 +89,14 @@ def draw_restored(flow: Flow, split: Split, folder: Path, seed: int, solver: Sol
     plots.restored(found.given, found.images, found.targets, folder / "restored.png")
 
 
-def _trained(run: Path) -> tuple[Any, Any, Any]:
+def _trained(run: Path, device: str) -> tuple[Any, Any, Any]:
     """The run's configuration, flow and data."""
     from fmkit.config import validate
     from fmkit.data import DataSet
     from fmkit.specs import build
 
     config = validate(runs.configuration(run))
-    return config, runs.load_flow(run), build(DataSet, config.data, "data").load(config.seed)
+    return config, runs.load_flow(run, device), build(DataSet, config.data, "data").load(config.seed)
 
 
 def _kept(measured: Callable[[], dict[str, Any]], asked: Mapping[str, Any], path: Path, option: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ def sample_run(
     seed: int,
     log_prob: bool,
     compile: bool = False,
+    device: str = "auto",
 ) -> dict[str, Any]:
     """Draw samples and write them; what was done."""
     from fmkit.randomness import stream
@@ -39,7 +40,7 @@ def sample_run(
     cond: Any = label if conditions is None else _conditions(conditions, label, n)
     if n is None:
         n = SAMPLES if conditions is None else len(cond)
-    flow = runs.load_flow(run)
+    flow = runs.load_flow(run, device)
     chosen = chosen_solver(flow, solver, steps)
     flow = guided(flow, guidance, guidance_interval)
     generator = stream(seed, "samples", device=flow.device)
@@ -130,7 +131,7 @@ def _worse(flow: Any, run: Path) -> Any:
         flow.in_data_units(probe), other.in_data_units(probe.to(other.dtype)).to(flow.dtype)
     ):
         raise ConfigError(f"{run} was trained in other units than this run; train both on the same data", "--guidance")
-    return other.field
+    return other.field.to(flow.device)
 
 
 def _write(x: Any, densities: Any, out: Path) -> None:

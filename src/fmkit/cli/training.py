@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fmkit import recipes, runs
+from fmkit.arguments import device_of
 from fmkit.config import Job, Layers, assemble, load_layers, parsed
 from fmkit.errors import ArgumentError, ConfigError
 
@@ -72,18 +73,19 @@ def _train(job: Job, name: str, out: Path | None, resume: bool, quiet: bool) -> 
 
 
 def evaluate_run(
-    folder: Path, seed: int, dequantizations: int, divergence: str | None, quiet: bool = True
+    folder: Path, seed: int, dequantizations: int, divergence: str | None, quiet: bool = True, device: str = "auto"
 ) -> dict[str, Any]:
     """Score an earlier run again, and draw its pictures anew."""
     from fmkit.divergence import Divergence
     from fmkit.evaluation import is_costly
     from fmkit.specs import build
 
-    job = assemble(runs.configuration(folder), progress=False)
+    place = device_of(device)
+    job = assemble(runs.configuration(folder, [f"trainer.device={place}"]), progress=False)
     chosen = None if divergence is None else build(Divergence, parsed(divergence, "--divergence"), "--divergence")
     if is_costly(job.split) and not quiet:
         print("likelihoods, samples and their ways: this may take minutes", file=sys.stderr)
-    return report(runs.load_flow(folder), job, folder, seed, dequantizations, chosen)
+    return report(runs.load_flow(folder, place), job, folder, seed, dequantizations, chosen)
 
 
 def report(
