@@ -109,7 +109,7 @@ def test_the_command(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FMKIT_CACHE", str(tmp_path))
     monkeypatch.setattr(
         "fmkit.image_evaluation.classifier",
-        lambda split, cache=None: classifier(split, ClassifierSettings(steps=10), cache=cache),
+        lambda split, **options: classifier(split, ClassifierSettings(steps=10), **options),
     )
     assert run("evaluate", folder, "--images", 80, "--guidance", 2, "--steps", 3, "--json") == 0
     found = json.loads(capsys.readouterr().out)

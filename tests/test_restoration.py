@@ -139,7 +139,7 @@ def quick(tmp_path, monkeypatch):
     """A classifier of a few steps, in a cache of its own."""
     monkeypatch.setenv("FMKIT_CACHE", str(tmp_path / "cache"))
     few = ClassifierSettings(steps=10)
-    monkeypatch.setattr("fmkit.restoration.classifier", lambda split: classifier(split, few))
+    monkeypatch.setattr("fmkit.restoration.classifier", lambda split, **options: classifier(split, few, **options))
 
 
 RESTORE = {
