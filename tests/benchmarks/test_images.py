@@ -202,8 +202,9 @@ def test_the_settings_reach_what_they_name(monkeypatch):
         expected |= {"checkpointing": True} if "checkpointing" in words else {}
         expected |= {"compile": True} if "compiled" in words else {"compile": "graphs"} if "graphs" in words else {}
         assert (made.case, options) == (name, expected)
-        assert made.figure == (3.0 if made.section == "training" else 100.0)
-    assert {"unet 128", "dit S", "dit B", "dit L", "dit XL"} == {name for name, _ in taken}
+        assert made.figure == (3.0 if made.section == "training" else 50.0)
+    assert {"unet 128", "dit S", "dit L"} == {name for name, _ in taken}
+    assert all(options["precision"] == "bfloat16" for name, options in taken if name != "unet 128")
 
 
 def test_the_page_is_what_its_rows_say():

@@ -119,7 +119,8 @@ class Semidiscrete(Coupling):
         return self._fit(source, x1.detach(), seed)
 
     def _fit(self, source: Source, x1: Tensor, seed: int) -> Iterator[float]:
-        if not torch.equal(self._mark, _mark_of(x1)):
+        self.to(x1.device)
+        if not torch.equal(self._mark.cpu(), _mark_of(x1)):
             self._begin(source, x1, seed)
         y = x1.reshape(len(x1), -1).double()
         n, batch = len(y), min(MOST, max(LEAST, 2 * len(y)))
@@ -148,7 +149,7 @@ class Semidiscrete(Coupling):
         x0 = _draw(source, x1, n, seed, "semidiscrete", -1).to(y)
         cost = squared_distances(x0.float(), y.float()).cpu().numpy()
         g = torch.from_numpy(potentials(cost, CAREFUL)[1]).to(y.device, torch.float64)
-        self._mark, self._current = _mark_of(x1), g - g.mean()
+        self._mark, self._current = _mark_of(x1).to(g.device), g - g.mean()
         self.potentials, self._unit = self._current.clone(), torch.zeros_like(g)
         if len(y) > 1:
             best, _, gap = Cells(y, self._current).two(x0)
@@ -172,12 +173,12 @@ class Semidiscrete(Coupling):
             raise CombinationError(
                 f"the potentials are not fitted: {int(self.done)} of {self.steps} steps are done; go through prepare"
             )
-        if not torch.equal(self._mark, _mark_of(x1)):
+        if not torch.equal(self._mark.cpu(), _mark_of(x1)):
             raise CombinationError(
                 f"the potentials were fitted to other data than these {len(x1)} samples; pair wants the whole data set "
                 "that prepare was given"
             )
-        return Cells(x1.detach().reshape(len(x1), -1), self.potentials)
+        return Cells(x1.detach().reshape(len(x1), -1), self.potentials.to(x1.device))
 
     def _load_from_state_dict(self, state_dict, prefix, *others) -> None:
         resize(self, BY_SAMPLE, state_dict, prefix)
@@ -192,7 +193,7 @@ def _draw(source: Source, x1: Tensor, n: int, seed: int, purpose: str, step: int
 
 
 def _mark_of(x1: Tensor) -> Tensor:
-    """A few numbers that tell one data set from another, order included."""
-    x = x1.detach().double().flatten(1)
-    place = torch.linspace(1, 2, len(x), dtype=torch.float64, device=x.device)
+    """A few numbers that tell one data set from another, order included; added up where sums are the same for all."""
+    x = x1.detach().cpu().double().flatten(1)
+    place = torch.linspace(1, 2, len(x), dtype=torch.float64)
     return torch.stack((place.new_tensor(float(len(x))), x.sum(), x.square().sum(), place @ x.sum(1)))

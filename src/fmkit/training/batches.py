@@ -72,7 +72,10 @@ class Sampler:
 
     def _permutation(self, epoch: int) -> Tensor:
         if epoch != self._epoch:
-            self._order = torch.randperm(self.n, generator=stream(self.seed, "order", epoch)).to(self.device)
+            order = torch.randperm(self.n, generator=stream(self.seed, "order", epoch))
+            if torch.device(self.device).type == "cuda":  # which fetches it in its own time from pinned memory only
+                order = order.pin_memory()
+            self._order = order.to(self.device, non_blocking=True)
             self._epoch = epoch
         return self._order
 
