@@ -116,7 +116,10 @@ def measure(section: Section, repeats: int, quick: bool, peers: Mapping[str, Any
     import torch
 
     began, load = time.perf_counter(), os.getloadavg()[0]
-    found = list(section.run(peers, repeats, quick))
+    found = []
+    for row in section.run(peers, repeats, quick):
+        found.append(row)
+        print(f"  {section.name}: {said(row)}", file=sys.stderr, flush=True)
     conditions = {
         "date": datetime.date.today().isoformat(),
         "commit": _commit(),
@@ -132,6 +135,14 @@ def measure(section: Section, repeats: int, quick: bool, peers: Mapping[str, Any
         "notes": [note.text for note in found if isinstance(note, Note)],
     }
     return [row for row in found if isinstance(row, Row)], conditions
+
+
+def said(row: Row | Note) -> str:
+    """A row as it comes, for whoever waits."""
+    if isinstance(row, Note):
+        return row.text
+    seconds = f", {results.spread(row.seconds).median:.3g} s" if row.seconds else ""
+    return f"{row.contestant}, {row.case}{seconds}"
 
 
 def _version(name: str) -> str | None:

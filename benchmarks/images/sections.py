@@ -82,7 +82,7 @@ def here(quick: bool) -> tuple[torch.device, Plan]:
 
 def networks(peers: Mapping[str, Any], repeats: int, quick: bool) -> Iterator[Row]:
     """Weights (`setting`) and the operations of an evaluation of one image (`figure`), those of a GPU's plan too."""
-    names = [*here(quick)[1].training, *(() if quick else (*PLANS["cuda"].training, *PRESETS))]
+    names = [*here(quick)[1].training] if quick else [*PLANS["cpu"].training, *PRESETS]
     for name in dict.fromkeys(names):
         for library, make in makers(name, peers).items():
             found = cost(make)
@@ -191,8 +191,8 @@ SECTIONS = (
         TRAINING,
         "Training",
         """Flow matching without coupling. torchcfm's is the step of its script examples/images/cifar10/train_cifar10.py
-        with the model icfm: Adam, a gradient clipped to 1, averaged weights in a loop over the tensors, in float32.
-        fmkit's is its trainer with the same numbers; its optimizer is always the fused AdamW, and its averaging one
+        with the model icfm: Adam, a gradient clipped to 1, averaged weights in a loop over the tensors, in float32
+        (of which torch works out convolutions in TF32 on a GPU, for all of these). fmkit's is its trainer with the same numbers; its optimizer is always the fused AdamW, and its averaging one
         operation. Without a word it is in float32 and not compiled, as the script is.""",
         training,
         lambda rows: [tables.speeds(rows, "a step")],
