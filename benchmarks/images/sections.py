@@ -191,9 +191,10 @@ SECTIONS = (
         TRAINING,
         "Training",
         """Flow matching without coupling. torchcfm's is the step of its script examples/images/cifar10/train_cifar10.py
-        with the model icfm: Adam, a gradient clipped to 1, averaged weights in a loop over the tensors, in float32
-        (of which torch works out convolutions in TF32 on a GPU, for all of these). fmkit's is its trainer with the same numbers; its optimizer is always the fused AdamW, and its averaging one
-        operation. Without a word it is in float32 and not compiled, as the script is.""",
+        with the model icfm: Adam, a gradient clipped to 1, averaged weights in a loop over the tensors, in float32 (of
+        which torch works out convolutions in TF32 on a GPU, for all of these). fmkit's is its trainer with the same
+        numbers; its optimizer is always the fused AdamW, and its averaging one operation. Without a word it is in
+        float32 and not compiled, as the script is.""",
         training,
         lambda rows: [tables.speeds(rows, "a step")],
     ),
