@@ -140,6 +140,13 @@ def test_precision_is_what_was_asked_for(source, seeded):
         assert source.sample((3, 2), generator=seeded(0), dtype=dtype).dtype == dtype
 
 
+@pytest.mark.parametrize("source", EVERY, ids=repr)
+def test_samples_are_where_they_were_asked_for(source, seeded):
+    """torch's device without memory stands for a GPU; rows of a data set are moved there."""
+    generator = seeded(0) if isinstance(source, Empirical) else None  # no generator draws on it
+    assert source.sample((3, 2), generator=generator, device="meta").device.type == "meta"
+
+
 def test_only_the_unit_gaussian_is_standard_normal():
     assert Gaussian().standard_normal
     assert not any(s.standard_normal for s in (Gaussian(2.0), Gaussian(1.0, 0.1), Uniform(), Scaled(Gaussian(), 1.0)))

@@ -164,7 +164,8 @@ class Empirical(Source):
         shape = check_draw(shape, generator, dtype, device)
         if shape[1:] != self.data.shape[1:]:
             raise ArgumentError(f"asked for events {shape[1:]}, the data has {tuple(self.data.shape[1:])}")
-        device = self.data.device if generator is None else generator.device
+        place = self.data.device if device is None else device
+        drawn_on = self.data.device if generator is None else generator.device
         if self.conditioned and cond is not None:
             warnings.warn(
                 "x0 are drawn among all pairs: which of them belong to a condition that is no label is not known; "
@@ -173,10 +174,11 @@ class Empirical(Source):
                 stacklevel=2,
             )
         if self.kinds and cond is not None:
-            rows = self._of_labels(cond, torch.rand(shape[0], generator=generator, dtype=torch.float64, device=device))
+            u = torch.rand(shape[0], generator=generator, dtype=torch.float64, device=drawn_on)
+            rows = self._of_labels(cond, u)
         else:
-            rows = torch.randint(len(self.data), (shape[0],), generator=generator, device=device)
-        return self.data[rows.to(self.data.device)].to(dtype=dtype)
+            rows = torch.randint(len(self.data), (shape[0],), generator=generator, device=drawn_on)
+        return self.data[rows.to(self.data.device)].to(dtype=dtype, device=place)
 
     def _of_labels(self, cond: Any, u: Tensor) -> Tensor:
         """For each label one of its rows, by a number in [0, 1)."""

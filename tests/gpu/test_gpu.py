@@ -195,6 +195,15 @@ def test_a_run_from_the_command_line(data, tmp_path):
     for device in ("cuda", "cpu"):
         assert run("sample", tmp_path / "run", "-n", 6, "-o", tmp_path / "x.npy", "--device", device) == 0
         assert run("evaluate", tmp_path / "run", "--json", "--device", device) == 0
+    if data != "moons":
+        assert run("evaluate", tmp_path / "run", "--images", 40, "--guidance", 2) == 0
+
+
+def test_points_of_a_data_set_begin_on_the_gpu_too():
+    settings = fmkit.Settings(steps=3, batch_size=8, loss_floor=False)
+    source = fmkit.sources.Empirical(data(50) + 3)
+    flow = fmkit.Trainer(fmkit.paths.CondOT(), made("mlp"), source=source, settings=settings, callbacks=[]).fit(data())
+    assert flow.sample(4).device.type == "cuda"
 
 
 @pytest.mark.filterwarnings("ignore")

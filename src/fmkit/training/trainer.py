@@ -121,6 +121,7 @@ class Trainer:
             data = self._begin_with(data, initial)
         source, coupling = self._ends(data)
         device = self._place(engine)
+        source.to(device)
         if data.transform is not None:
             data.transform.to(device)
         part = (0, 1) if s.across_ranks else (engine.rank, engine.ranks)
