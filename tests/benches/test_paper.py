@@ -150,6 +150,20 @@ def test_the_budget_becomes_steps(bench, tmp_path, monkeypatch):
     assert made.steps() == steps
 
 
+def test_how_long_measuring_takes_is_foreseen(tmp_path, monkeypatch):
+    """10 samples by dopri5 at 4 moments and by 4 solvers at 85 evaluations in all; 6 gradients; 5 references."""
+    monkeypatch.setattr(paper_measures, "BUDGETS", (5, 10, 20, 50))  # the fixture's are fewer
+    monkeypatch.setattr(paper_measures, "REFERENCE_NFE", 1000)
+    protocol = Protocol("digits", 60.0, batch=50, samples=10, nll_images=3, dequantizations=2, noises=5)
+    assert paper_measures.evaluations(protocol) == 10 * (4 * 150 + 4 * 85) + 6 * 3 * 150 + 5 * 1000 == 17_100
+    made = paper.Bench(tmp_path, protocol)
+    (tmp_path / "calibration").mkdir()
+    for seconds, said in ((1.5, "; measuring it will take about 3 min"), (0.1, "")):  # 10 ms, or less, an evaluation
+        made._write(tmp_path / "calibration" / "digits.json", {"steps": 40, "step_seconds": seconds})
+        assert (made.steps(), made._then()) == (40, said)
+    assert paper.Bench(tmp_path, dataclasses.replace(protocol, steps=2))._then() == ""
+
+
 def test_the_table_has_every_method_and_says_what_is_missing(bench):
     results = bench.results()
     rows = {row[0]: row for row in lines(results)}

@@ -139,26 +139,35 @@ class Bench:
 
     def steps(self) -> int:
         """As many as fit into the budget, by a calibration that the folder keeps."""
-        if self.protocol.steps is not None:
-            return self.protocol.steps
+        return self.protocol.steps or int(self._calibration()["steps"])
+
+    def _calibration(self) -> dict[str, Any]:
+        """`steps` that fit into the budget, and `step_seconds`, the last time that this was measured or now."""
         path = self.folder / "calibration" / f"{self.protocol.stem}.json"
         if path.is_file():
-            known = json.loads(path.read_text())
+            known: dict[str, Any] = json.loads(path.read_text())
             if Protocol(**known["protocol"]) == self.protocol:
-                return int(known["steps"])
+                return known
         self.tell("how many steps fit into the budget")
         looks = Looks(set())
         self._trainer("fm-ot", 0, CALIBRATION, looks).fit(self._unlabelled())
         each = sum(looks.seconds[IGNORED:]) / (CALIBRATION - IGNORED)
         steps = max(8, int(self.protocol.budget / each))
         path.parent.mkdir(exist_ok=True)
-        self._write(path, {"steps": steps, "step_seconds": each})
-        return steps
+        return self._write(path, {"steps": steps, "step_seconds": each})
+
+    def _then(self) -> str:
+        """How long measuring will take, where a step was timed: a third of it evaluates a batch."""
+        if self.protocol.steps is not None:
+            return ""
+        each = self._calibration()["step_seconds"] / (3 * self.protocol.batch)
+        minutes = measures.evaluations(self.protocol) * each / 60
+        return f"; measuring it will take about {minutes:.0f} min" if minutes >= 1 else ""
 
     def _measure(self, path: Path, method: str, seed: int) -> dict[str, Any]:
         device_of(self.protocol.device)  # before anything is trained
         judge, steps = self.judge, self.steps()
-        self.tell(f"training, {steps:,} steps")
+        self.tell(f"training, {steps:,} steps{self._then()}")
         looks = Looks({max(1, round(share * steps)) for share in DURING})
         flow = self._trainer(method, seed, steps, looks).fit(self._unlabelled())
         began, protocol = time.monotonic(), self.protocol

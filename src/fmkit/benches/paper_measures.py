@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fmkit.benches.paper_protocol import BUDGETS, REFERENCE_NFE, TOLERANCE, Protocol
+from fmkit.benches.paper_protocol import BUDGETS, DURING, REFERENCE_NFE, TOLERANCE, Protocol
 from fmkit.divergence import HutchinsonDivergence
 from fmkit.randomness import stream
 from fmkit.shapes import batch_time
@@ -27,6 +27,17 @@ FEW_STEPS: dict[str, Callable[[int], Solver]] = {
     "abm3": lambda nfe: ABM3(nfe),
 }
 BATCH, SHOWN, MOMENTS, WAY_STEPS = 250, 8, 7, 30
+ADAPTIVE = 150  # evaluations of dopri5, for an estimate
+
+
+def evaluations(protocol: Protocol) -> float:
+    """How many times the network is asked about one image in all that is measured of a cell, roughly.
+
+    A gradient, for a divergence, counts as two evaluations more. dopri5 takes 100 to 300 at this tolerance.
+    """
+    sampled = protocol.samples * (len(DURING) * ADAPTIVE + len(FEW_STEPS) * sum(BUDGETS))
+    scored = protocol.nll_images * protocol.dequantizations * 3 * ADAPTIVE
+    return sampled + scored + protocol.noises * REFERENCE_NFE
 
 
 class Judge:
