@@ -6,7 +6,9 @@ import math
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.linalg
 import torch
 
 import fmkit
@@ -18,6 +20,7 @@ from fmkit.cli import main
 from fmkit.errors import ArgumentError, FmkitError, SavedFileError
 from fmkit.fields import UNet
 from fmkit.image_evaluation import labelled_images
+from fmkit.metrics.extractors import FeatureExtractor
 
 DOCS = Path(__file__).parents[2] / "docs" / "benchmarks"
 TINY = Protocol("digits", 1.0, batch=4, samples=66, nll_images=2, dequantizations=1, noises=2, steps=2)
@@ -245,6 +248,32 @@ def test_the_command_that_a_page_names_is_that_of_its_protocol(protocol, tmp_pat
     with pytest.raises(SystemExit, match="0"):
         main([*words[1:], "--device", "cpu", "--json", "--out", str(tmp_path)])
     assert asked == [protocol]
+
+
+class Centre(FeatureExtractor):
+    """The four pixels in the middle of 8x8 images as features."""
+
+    identity = "centre"
+
+    def forward(self, images):
+        return images[:, 0, 3:5, 3:5].flatten(1)
+
+
+def test_fid_in_the_features_that_were_asked_for(bench, tmp_path, monkeypatch):
+    """The Fréchet distance in them, worked out again from moments and a matrix square root."""
+    monkeypatch.setattr(paper, "feature_extractor", lambda spec, split: Centre())
+    protocol = dataclasses.replace(TINY, features="centre")
+    judge = paper.Bench(tmp_path, protocol, tmp_path).judge
+    split = labelled_images("digits")
+    a, b = (x[:, 0, 3:5, 3:5].flatten(1).double().numpy() for x in (split.test, split.train.x))
+    c, d = (np.cov(x, rowvar=False) for x in (a, b))
+    root = scipy.linalg.sqrtm(c @ d).real
+    expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(c + d - 2 * root)
+    assert judge.fid(split.test) == pytest.approx(expected, rel=1e-6)
+    assert judge.accuracy is None
+    found = {**bench.results()[0], "protocol": dataclasses.asdict(protocol)}
+    found["held_out"] = {**found["held_out"], "accuracy": None}
+    assert "FID is in the features of centre." in " ".join(page([found]).split())
 
 
 def test_data_may_be_described(tmp_path):
