@@ -104,6 +104,16 @@ class Protocol:
         return re.sub(r"[^\w.]+", "-", self.data.replace("name:", "")).strip("-")
 
     @property
+    def label(self) -> str:
+        """What is trained on, for people.
+
+        Examples:
+            >>> Protocol("{name: fashion-mnist, size: 14}", 60).label
+            'fashion-mnist, size 14'
+        """
+        return re.sub(r"[{}]|name: *", "", self.data).replace(":", "").strip()
+
+    @property
     def command(self) -> str:
         """Which measures this protocol."""
         words = ["fmkit bench paper", f"--data {shlex.quote(self.data)}", f"--budget {time_of(self.budget)}"]

@@ -40,8 +40,8 @@ def caption(results: Sequence[Result]) -> str:
     budget = f"{p.steps} steps, whatever their time" if p.steps else f"a budget of {p.budget:g} s of training"
     where = ", on a GPU" if p.device == "cuda" else ""
     return (
-        f"{p.data}, UNet {p.preset!r}, each method {budget}, batches of {p.batch}; FID of {p.samples} images, bits/dim "
-        f"of {results[0]['bits_images']} held-out ones with K = {p.dequantizations}{where}"
+        f"{p.label}, UNet {p.preset!r}, each method {budget}, batches of {p.batch}; FID of {p.samples} images, "
+        f"bits/dim of {results[0]['bits_images']} held-out ones with K = {p.dequantizations}{where}"
     )
 
 
@@ -82,10 +82,10 @@ def page(results: Sequence[Result], figures: Sequence[str] = ()) -> str:
     accuracy, features = results[0]["held_out"]["accuracy"], protocol.features
     judged = f"The classifier knows {accuracy:.1%} of the held-out images. " if features is None else ""
     parts = [
-        *paragraphs([text.format(data=protocol.stem, command=protocol.command) for text in INTRODUCTION]),
+        *paragraphs([text.format(data=protocol.label, command=protocol.command) for text in INTRODUCTION]),
         "## Results",
         *paragraphs((f"{caption(results)}.",)),
-        _table([HEAD, *lines(results)]),
+        _table([HEAD, *lines(results)]).replace(" ± ", "&nbsp;±&nbsp;"),
         "### FID against NFE",
         few[0],
         "### Error against NFE",

@@ -51,7 +51,7 @@ def run_cells(
     bench = Bench(out, protocol, tell=(lambda _: None) if quiet else _tell)
     for i, (seed, method) in enumerate(cells, 1):
         if not quiet:
-            print(f"[{i}/{len(cells)}] {method}, {protocol.data}, seed {seed}", file=sys.stderr)
+            print(f"[{i}/{len(cells)}] {method}, {protocol.label}, seed {seed}", file=sys.stderr)
         bench.cell(method, seed)
     return bench.results()
 
