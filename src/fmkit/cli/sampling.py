@@ -125,13 +125,13 @@ def _worse(flow: Any, run: Path) -> Any:
     """The field of another run, which must live in the same units."""
     import torch
 
-    other = runs.load_flow(run)
+    other = runs.load_flow(run).to(flow.device)
     probe = torch.stack([torch.zeros(flow.event_shape), torch.ones(flow.event_shape)]).to(flow.device, flow.dtype)
     if other.event_shape != flow.event_shape or not torch.allclose(
         flow.in_data_units(probe), other.in_data_units(probe.to(other.dtype)).to(flow.dtype)
     ):
         raise ConfigError(f"{run} was trained in other units than this run; train both on the same data", "--guidance")
-    return other.field.to(flow.device)
+    return other.field
 
 
 def _write(x: Any, densities: Any, out: Path) -> None:
