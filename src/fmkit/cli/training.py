@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -98,17 +97,13 @@ def report(
     brief: bool = False,
 ) -> dict[str, Any]:
     """The figures and the pictures of a trained flow, in its run folder; `brief` ones are of fewer samples."""
-    from torch import Tensor
-
-    from fmkit.baselines import bits_per_dim
-    from fmkit.evaluation import EXACT, above_floor, evaluate, pairing
+    from fmkit.baselines import are_quick, bits_per_dim
+    from fmkit.evaluation import above_floor, evaluate, pairing
 
     seed = job.config.seed if seed is None else seed
     less = {"samples": BRIEF["samples"], "scored": BRIEF["scored"]} if brief else {}
     figures = evaluate(flow, job.split, seed, dequantizations=dequantizations, divergence=divergence, **less)
-    # Mixtures of larger images take hours, and say little; they need their data in memory.
-    small = math.prod(job.split.event_shape) <= EXACT and isinstance(job.split.train.x, Tensor)
-    if small and job.split.levels is not None and figures["bits_per_dim"] is not None:
+    if are_quick(job.split) and job.split.levels is not None and figures["bits_per_dim"] is not None:
         figures["baselines_bits_per_dim"] = bits_per_dim(job.split, job.config.seed)
     job.trainer.recall(folder)
     figures |= pairing(job.trainer, job.split.train, seed)
