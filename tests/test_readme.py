@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fmkit.cli import main
+from fmkit.metrics.features import ClassifierSettings, classifier
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -61,7 +62,7 @@ def test_no_page_pins_a_build_of_torch_or_names_a_registry(page):
 def test_the_command_lines_of_the_readme_do_what_they_say(tmp_path, monkeypatch, capsys):
     """All of one block, in its order, in one folder; only made shorter."""
     monkeypatch.chdir(tmp_path)
-    (block,) = [b for b in SHELL if "fmkit evaluate" in b]
+    (block,) = [b for b in SHELL if "fmkit train moons" in b]
     lines = [line.partition("  #")[0].partition(" > ")[0].split() for line in block.splitlines()]
     Path("my.yaml").write_text("data: {name: moons, n_test: 20}\ntrainer: {steps: 2}\n")
     tiny = ["trainer.batch_size=32", "field=mlp", "field.width=8", "field.depth=1", "data.n_test=20"]
@@ -75,3 +76,22 @@ def test_the_command_lines_of_the_readme_do_what_they_say(tmp_path, monkeypatch,
     assert Path("samples.npz").exists()
     assert "solver:\n  name: rk4\n  steps: 20\n" in Path("runs/my/config.yaml").read_text()
     assert "path: vp\n" in Path("runs/moons/config.yaml").read_text()
+
+
+def test_the_commands_for_images_do_what_they_say(tmp_path, monkeypatch):
+    """Of fewer steps and images; of the experiment, only that it is asked for."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FMKIT_CACHE", str(tmp_path))
+    few = ClassifierSettings(steps=10)
+    monkeypatch.setattr("fmkit.image_evaluation.classifier", lambda split, **options: classifier(split, few, **options))
+    asked = []
+    monkeypatch.setattr("fmkit.cli.paper.run_cells", lambda protocol, *_, **__: asked.append(protocol) or [])
+    (block,) = [b for b in SHELL if "fmkit bench" in b]
+    tiny = ["trainer.steps=2", "trainer.batch_size=8", "field.channels=8", "solver={name: euler, steps: 1}", "--quiet"]
+    for line in block.splitlines():
+        _, command, *words = line.partition("  #")[0].replace(" 1000", " 80").split()
+        more = {"train": tiny, "bench": ["--json"]}.get(command, [])
+        assert fmkit_command(command, *words, *more) == 0, words
+    assert Path("threes.png").exists()
+    assert "recognised" in Path("runs/digits-classes/images.json").read_text()
+    assert [(p.data, p.budget) for p in asked] == [("digits", 120.0)]
