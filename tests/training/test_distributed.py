@@ -19,6 +19,7 @@ from fmkit.errors import ArgumentError, CombinationError
 from fmkit.training import DDP, FSDP, Single
 from fmkit.training.batches import Sampler
 from fmkit.training.distributed import blocks_of, first_node, found
+from fmkit.training.interruption import Interruption
 from fmkit.training.shares import Rows, Share, check_shares, shares
 from tests import processes
 from tests.training import ranks as program
@@ -179,6 +180,25 @@ def test_all_processes_leave_after_the_step_in_which_one_was_told_to(one, tmp_pa
     assert "SIGTERM" not in said[1]
     assert (tmp_path / "dies" / "checkpoints" / "step_00000006.safetensors").exists()
     same(program.run("dies", tmp_path, Single()), one("dies"), **ROUNDING)
+
+
+def test_asking_whether_to_leave_is_no_work_of_the_gpu(monkeypatch):
+    """Where the group speaks on processors too; torch's device without memory stands for a GPU."""
+    gpu, asked = torch.device("meta"), []
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda tensor: asked.append(tensor.device.type))
+    for backends, place in (("cpu:gloo,cuda:nccl", "cpu"), ("cuda:nccl", "meta")):
+        monkeypatch.setattr("torch.distributed.get_backend_config", lambda backends=backends: backends)
+        engine = DDP()
+        engine.ranks = 2
+        stop = Interruption()
+        stop.signal = signal.SIGINT
+        if place == "cpu":
+            assert stop.heard(engine, gpu)
+            assert stop.signal == signal.SIGINT
+        else:
+            with pytest.raises(NotImplementedError, match="meta"):  # it has no values to look at
+                stop.heard(engine, gpu)
+        assert asked.pop() == place
 
 
 class Watch(torch.nn.Module):

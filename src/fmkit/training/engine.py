@@ -98,6 +98,13 @@ class Engine(Part):
     def sum(self, values: Tensor) -> Tensor:
         """The sum over all processes, equal on each to the last bit."""
 
+    def count(self, numbers: Sequence[float], device: torch.device) -> list[float]:
+        """The sum over all processes of what Python knows, whole numbers; `device` is the run's.
+
+        An engine that can ask the others without the device is to: every step asks, and would wait for it.
+        """
+        return self.sum(torch.tensor(numbers, device=device)).tolist()
+
     @abc.abstractmethod
     def add_parts(self, values: Tensor) -> Tensor:
         """The sum of figures of this process's parts of the weights: itself, where each holds the whole."""

@@ -56,8 +56,8 @@ class Interruption:
         """Whether this process or another was told to stop: all leave after the same step."""
         if engine.ranks > 1:
             listed = (signal.SIGTERM, signal.SIGINT)
-            told = engine.sum(torch.tensor([float(self.signal == number) for number in listed], device=device))
-            self.signal = next((int(n) for n, count in zip(listed, told.tolist(), strict=True) if count), 0)
+            told = engine.count([float(self.signal == number) for number in listed], device)
+            self.signal = next((int(n) for n, count in zip(listed, told, strict=True) if count), 0)
         return bool(self.signal)
 
     def leave(self, run: Run) -> None:
