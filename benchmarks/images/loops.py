@@ -160,4 +160,5 @@ def torchcfms_sampler(task: Task, peer: Any) -> tuple[float, ...]:
 def products(device: torch.device, size: int, windows: int, precision: str) -> tuple[float, ...]:
     """Seconds of a product of two square matrices."""
     a, b = (torch.randn(size, size, device=device, dtype=getattr(torch, precision)) for _ in range(2))
-    return Task("", 0, device, 0, windows).take(lambda: a @ b, 10, 10)
+    # Enough before them for a GPU to leave its idle clock: a rate that is too low would flatter every share of it.
+    return Task("", 0, device, 0, windows).take(lambda: a @ b, 20, 200)

@@ -34,7 +34,7 @@ class Settings(pydantic.BaseModel):
             warning; else it ends the run. Which stands for which is always the same.
         ema: decay of the weights' average that samples and is saved; 0 for none. It warms up as (1 + k)/(10 + k).
         precision: of the network's arithmetic; 16-bit ones are mixed (weights stay float32).
-        compile: whether to compile a step's loss and gradients into one graph: seconds to a minute before the first
+        compile: whether to compile a step's loss and gradients into one graph: seconds to two minutes before the first
             step. Where that is not possible the run says so and goes on without.
         seed: every random draw follows from it.
         device: as "cpu" or "cuda:1"; the first GPU, if there is one, by default.
