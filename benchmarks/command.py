@@ -90,7 +90,11 @@ class Benchmark:
     def run(
         self, folder: Path, names: Sequence[str], repeats: int | None, quick: bool, peers: Mapping[str, Any]
     ) -> None:
-        """Measure sections, and write rows and record; what other sections measured before stays."""
+        """Measure sections, and write rows and record; what other sections measured before stays.
+
+        Raises:
+            KeyboardInterrupt: after Ctrl-C, when what there was of the section is written, with a note.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         table, file = folder / f"{self.name}.csv", folder / f"{self.name}.json"
         rows = results.read(table) if table.exists() else []
@@ -98,12 +102,15 @@ class Benchmark:
         repeats = repeats or (self.quick if quick else self.repeats)
         order = {section.name: i for i, section in enumerate(self.sections)}
         for section in (s for s in self.sections if s.name in names):
-            found, runs[section.name] = measure(section, repeats, quick, peers)
+            found, runs[section.name], stopped = measure(section, repeats, quick, peers)
             rows = [row for row in rows if row.section != section.name] + found
             results.write(sorted(rows, key=lambda row: order[row.section]), table)
             sections = {name: runs[name] for name in order if name in runs}
             file.write_text(json.dumps({"command": self.command, "sections": sections}, indent=1) + "\n")
             print(f"{section.name}: {runs[section.name]['minutes']:.1f} minutes", flush=True)
+            if stopped:
+                self.present(folder)
+                raise KeyboardInterrupt
 
     def present(self, folder: Path) -> None:
         """Write the page from the rows and the record."""
@@ -111,15 +118,22 @@ class Benchmark:
         (folder / f"{self.name}.md").write_text(self.page(results.read(folder / f"{self.name}.csv"), record))
 
 
-def measure(section: Section, repeats: int, quick: bool, peers: Mapping[str, Any]) -> tuple[list[Row], dict[str, Any]]:
-    """The rows of a section, and under what conditions they came to be."""
+def measure(
+    section: Section, repeats: int, quick: bool, peers: Mapping[str, Any]
+) -> tuple[list[Row], dict[str, Any], bool]:
+    """The rows of a section, under what conditions they came to be, and whether it was stopped by Ctrl-C."""
     import torch
 
     began, load = time.perf_counter(), os.getloadavg()[0]
-    found = []
-    for row in section.run(peers, repeats, quick):
-        found.append(row)
-        print(f"  {section.name}: {said(row)}", file=sys.stderr, flush=True)
+    found: list[Row | Note] = []
+    stopped = False
+    try:
+        for row in section.run(peers, repeats, quick):
+            found.append(row)
+            print(f"  {section.name}: {said(row)}", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        stopped = True
+        found.append(Note(section.name, "Stopped by hand: the rest of the section is not in this record."))
     conditions = {
         "date": datetime.date.today().isoformat(),
         "commit": _commit(),
@@ -134,7 +148,7 @@ def measure(section: Section, repeats: int, quick: bool, peers: Mapping[str, Any
         "versions": {name: version for name in VERSIONS if (version := _version(name))},
         "notes": [note.text for note in found if isinstance(note, Note)],
     }
-    return [row for row in found if isinstance(row, Row)], conditions
+    return [row for row in found if isinstance(row, Row)], conditions, stopped
 
 
 def said(row: Row | Note) -> str:

@@ -4,6 +4,7 @@ torchcfm is not installed with the tests: a small stand-in that does the textboo
 """
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -182,6 +183,20 @@ def test_quick_runs_everything_and_writes_a_page(tmp_path, monkeypatch):
         } <= found
     assert all(len(r.seconds) == (0 if r.section == "networks" else 2) for r in rows)
     assert all(r.figure > 0 for r in rows)
+
+
+def test_what_was_measured_before_ctrl_c_is_kept(tmp_path):
+    def run(peers, repeats, quick):
+        yield Row("networks", "fmkit", "dit S", 1, None, 1.0, (), 2.0)
+        raise KeyboardInterrupt
+
+    section = dataclasses.replace(sections.SECTIONS[0], run=run)
+    benchmark = dataclasses.replace(command.BENCHMARK, sections=(section,))
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.run(tmp_path, ["networks"], 1, False, {})
+    (kept,) = results.read(tmp_path / "images.csv")
+    assert (kept.case, kept.figure) == ("dit S", 2.0)
+    assert "- Stopped by hand: the rest of the section is not in this record." in (tmp_path / "images.md").read_text()
 
 
 def test_the_settings_reach_what_they_name(monkeypatch):
