@@ -196,7 +196,7 @@ def test_a_run_from_the_command_line(data, tmp_path):
         assert run("sample", tmp_path / "run", "-n", 6, "-o", tmp_path / "x.npy", "--device", device) == 0
         assert run("evaluate", tmp_path / "run", "--json", "--device", device) == 0
     if data != "moons":
-        assert run("evaluate", tmp_path / "run", "--images", 40, "--guidance", 2) == 0
+        assert run("evaluate", tmp_path / "run", "--images", 80, "--guidance", 2) == 0
 
 
 def test_points_of_a_data_set_begin_on_the_gpu_too():
