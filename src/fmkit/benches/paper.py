@@ -92,10 +92,11 @@ class Bench:
         protocol: Protocol,
         cache: Path | None = None,
         classifier_steps: int | None = None,
-        tell: Callable[[str], Any] = lambda text: None,
+        tell: Callable[[str], Any] | None = None,
     ) -> None:
         self.folder, self.protocol = Path(folder), protocol
-        self.cache, self.classifier_steps, self.tell = cache, classifier_steps, tell
+        self.cache, self.classifier_steps = cache, classifier_steps
+        self.tell: Callable[[str], Any] = tell or (lambda text: None)
         self._split: Split | None = None
         self._judge: measures.Judge | None = None
         try:

@@ -48,7 +48,7 @@ def run_cells(
     split = labelled_images(parsed(protocol.data, "--data"))  # before the folder is made
     if protocol.features is not None:
         feature_extractor(parsed(protocol.features, "--features"), split, "--features")
-    bench = Bench(out, protocol, tell=(lambda _: None) if quiet else _tell)
+    bench = Bench(out, protocol, tell=None if quiet else _tell)
     for i, (seed, method) in enumerate(cells, 1):
         if not quiet:
             print(f"[{i}/{len(cells)}] {method}, {protocol.label}, seed {seed}", file=sys.stderr)
