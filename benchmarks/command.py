@@ -93,7 +93,8 @@ class Benchmark:
         """Measure sections, and write rows and record; what other sections measured before stays.
 
         Raises:
-            KeyboardInterrupt: after Ctrl-C, when what there was of the section is written, with a note.
+            KeyboardInterrupt: after Ctrl-C, when what there was of the section is written, with a note; not the page,
+                which may have no sense of a part (`--page` tries).
         """
         folder.mkdir(parents=True, exist_ok=True)
         table, file = folder / f"{self.name}.csv", folder / f"{self.name}.json"
@@ -109,7 +110,6 @@ class Benchmark:
             file.write_text(json.dumps({"command": self.command, "sections": sections}, indent=1) + "\n")
             print(f"{section.name}: {runs[section.name]['minutes']:.1f} minutes", flush=True)
             if stopped:
-                self.present(folder)
                 raise KeyboardInterrupt
 
     def present(self, folder: Path) -> None:
@@ -132,6 +132,8 @@ def measure(
             found.append(row)
             print(f"  {section.name}: {said(row)}", file=sys.stderr, flush=True)
     except KeyboardInterrupt:
+        if not found:
+            raise
         stopped = True
         found.append(Note(section.name, "Stopped by hand: the rest of the section is not in this record."))
     conditions = {

@@ -195,6 +195,7 @@ def test_what_was_measured_before_ctrl_c_is_kept(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         benchmark.run(tmp_path, ["networks"], 1, False, {})
     (kept,) = results.read(tmp_path / "images.csv")
+    benchmark.present(tmp_path)
     assert (kept.case, kept.figure) == ("dit S", 2.0)
     assert "- Stopped by hand: the rest of the section is not in this record." in (tmp_path / "images.md").read_text()
 
