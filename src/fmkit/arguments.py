@@ -23,6 +23,7 @@ from fmkit.errors import ArgumentError
 
 P = ParamSpec("P")
 R = TypeVar("R")
+DEVICES = ("cpu", "cuda")  # that the command line knows, beside "auto"
 
 
 def is_number(value: Any) -> bool:
@@ -87,8 +88,8 @@ def device_of(name: str) -> str:
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in ("cpu", "cuda"):
-        raise ArgumentError(f"device is {shown(name)}, expected auto, cpu or cuda")
+    if name not in DEVICES:
+        raise ArgumentError(f"device is {shown(name)}, expected auto, {' or '.join(DEVICES)}")
     if name == "cuda" and not torch.cuda.is_available():
         raise ArgumentError("device is 'cuda', and torch finds no GPU here; expected auto or cpu")
     return name

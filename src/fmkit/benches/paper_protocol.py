@@ -10,7 +10,7 @@ import re
 import shlex
 from dataclasses import dataclass, fields
 
-from fmkit.arguments import check_count, check_number, shown
+from fmkit.arguments import DEVICES, check_count, check_number, shown
 from fmkit.errors import ArgumentError, did_you_mean
 from fmkit.fields.unet import UNET_PRESETS
 
@@ -21,7 +21,6 @@ REFERENCE_NFE = 1000
 DURING = (0.125, 0.25, 0.5, 1.0)  # shares of the training at which it is looked at
 # Which the command has, beside the data, the budget and the features.
 OPTIONS = ("preset", "batch", "samples", "nll_images", "dequantizations", "device")
-DEVICES = ("cpu", "cuda")
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 
